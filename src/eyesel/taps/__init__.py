@@ -1,0 +1,1 @@
+"""Observers and editors of attention, handed to a model as its `tap` argument."""
