@@ -1,0 +1,85 @@
+"""CLIP's text encoder (Radford et al. 2021): OpenAI's L, and OpenCLIP's H (SD 2) and bigG (SDXL)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eyesel.errors import CheckpointError
+from eyesel.nn.attention import causal_mask
+from eyesel.nn.layers import ACTIVATIONS, EncoderLayer
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """The defaults are CLIP-L's. `eos_id` None marks checkpoints whose end-of-text is the highest id in the vocabulary."""
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
+    eos_id: int | None = None
+    projection_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise CheckpointError(f"A text encoder of width {self.dim} cannot be split into {self.heads} heads.")
+        if self.activation not in ACTIVATIONS:
+            raise CheckpointError(f"Activation {self.activation!r} is unknown; known are {', '.join(ACTIVATIONS)}.")
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the painters use of a prompt; `last` is behind the final norm, `penultimate` (one layer earlier) is not."""
+
+    last: Tensor  # (B, N, dim)
+    penultimate: Tensor  # (B, N, dim)
+    pooled: Tensor  # (B, projection_dim or dim), at the end-of-text token
+
+
+class ClipText(nn.Module):
+    def __init__(self, config: ClipTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.position_embedding = nn.Embedding(config.max_length, config.dim)
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                config.dim,
+                config.heads,
+                config.mlp_dim,
+                config.activation,
+                config.norm_eps,
+                qkv_bias=True,
+                name=f"layers.{i}.attention",
+                layer=i,
+            )
+            for i in range(config.depth)
+        )
+        self.final_layer_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.text_projection = (
+            nn.Linear(config.dim, config.projection_dim, bias=False) if config.projection_dim else None
+        )
+
+    def forward(self, ids: Tensor) -> TextFeatures:
+        """Token ids (B, N) with N at most `max_length`."""
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, N, dim)
+        mask = causal_mask(ids.shape[1], ids.device)
+        penultimate = x
+        for layer in self.layers:
+            penultimate, x = x, layer(x, mask=mask)
+        last = self.final_layer_norm(x)
+        pooled = last[torch.arange(len(ids), device=ids.device), self.end_of_text(ids)]  # (B, dim)
+        if self.text_projection is not None:
+            pooled = self.text_projection(pooled)
+        return TextFeatures(last, penultimate, pooled)
+
+    def end_of_text(self, ids: Tensor) -> Tensor:
+        """The first end-of-text position of each row: (B, N) -> (B,)."""
+        if self.config.eos_id is None:
+            return ids.argmax(dim=1)
+        return (ids == self.config.eos_id).int().argmax(dim=1)

@@ -1,0 +1,107 @@
+"""The one place where attention happens.
+
+Every attention module of both halves ends in `attention(q, k, v, mask, tap, site)`. Without a tap it is torch's fused kernel. A tap can
+look at the probabilities or replace queries, keys and values, at the sites that it asks for and in that one call: it is an
+argument, so there is nothing to un-register and nothing that two requests could share.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in a network an attention call stands.
+
+    `name` is the module's path ("up_blocks.1.attentions.0.transformer_blocks.0.attn1"), `layer` counts the attention layers of that kind
+    (self or cross) in the order in which they run, `grid` is the (height, width) of the query tokens, without the class token.
+    """
+
+    name: str
+    layer: int
+    cross: bool
+    grid: tuple[int, int] | None
+
+
+class Tap(Protocol):
+    """Anything with `probs` or `qkv` (or both). `wants` limits which sites pay for the explicit softmax that `probs` needs."""
+
+    def wants(self, site: Site) -> bool: ...
+
+
+@runtime_checkable
+class ProbsTap(Tap, Protocol):
+    def probs(self, site: Site, p: Tensor) -> Tensor:
+        """Observe or edit the probabilities p (B, h, N, M); what it returns is used."""
+        ...
+
+
+@runtime_checkable
+class QkvTap(Tap, Protocol):
+    def qkv(self, site: Site, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace queries (B, h, N, d), keys and values (B, h, M, d)."""
+        ...
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, tap: Tap | None = None, site: Site | None = None
+) -> Tensor:
+    """softmax(q kᵀ / sqrt(d) + mask) v (Vaswani et al. 2017, equation 1).
+
+    Queries (B, h, N, d), keys and values (B, h, M, d); `mask` is boolean, True where a query may look; the result is (B, h, N, d).
+    """
+    if tap is not None and site is not None and tap.wants(site):
+        if isinstance(tap, QkvTap):
+            q, k, v = tap.qkv(site, q, k, v)
+        if isinstance(tap, ProbsTap):
+            scores = q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, h, N, M)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            return (tap.probs(site, scores.softmax(-1)) @ v.float()).to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens (B, N, dim) over themselves, or over a context (B, M, context_dim)."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        context_dim: int | None = None,
+        qkv_bias: bool = True,
+        name: str = "",
+        layer: int = 0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.name, self.layer, self.cross = name, layer, context_dim is not None
+        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        tap: Tap | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, dim) -> (B, h, N, d)
+            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        site = None if tap is None else Site(self.name, self.layer, self.cross, grid)
+        return self.to_out(attention(q, k, v, mask, tap, site).transpose(1, 2).flatten(2))  # (B, N, dim)
+
+
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """(N, N), True where token i may look at token j <= i."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()

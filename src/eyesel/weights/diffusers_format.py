@@ -1,0 +1,137 @@
+"""The parts of a diffusers Stable Diffusion folder: UNet and autoencoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eyesel.errors import CheckpointError
+from eyesel.models.autoencoder import AutoencoderConfig
+from eyesel.models.unet import UNetConfig
+from eyesel.weights.rename import RenameTable
+
+UNET = RenameTable(
+    {
+        "**.to_out.0.{}": "**.to_out.{}",
+        "**.ff.net.0.proj.{}": "**.ff.proj_in.proj.{}",
+        "**.ff.net.2.{}": "**.ff.proj_out.{}",
+        "**": "**",
+    }
+)
+
+AUTOENCODER = RenameTable(
+    {
+        "**.mid_block.attentions.0.group_norm.{}": "**.mid_block.attentions.0.group_norm.{}",
+        "**.mid_block.attentions.0.to_out.0.{}": "**.mid_block.attentions.0.attention.to_out.{}",
+        "**.mid_block.attentions.0.to_{}.{}": "**.mid_block.attentions.0.attention.to_{}.{}",
+        # how diffusers spelled them before 0.18; most checkpoints of that time are still around
+        "**.mid_block.attentions.0.query.{}": "**.mid_block.attentions.0.attention.to_q.{}",
+        "**.mid_block.attentions.0.key.{}": "**.mid_block.attentions.0.attention.to_k.{}",
+        "**.mid_block.attentions.0.value.{}": "**.mid_block.attentions.0.attention.to_v.{}",
+        "**.mid_block.attentions.0.proj_attn.{}": "**.mid_block.attentions.0.attention.to_out.{}",
+        "**": "**",
+    }
+)
+
+# Settings of diffusers' UNet2DConditionModel that change the network, with the only value that eyesel builds.
+_UNET_FIXED: dict[str, Any] = {
+    "act_fn": "silu",
+    "addition_embed_type": (None, "text_time"),
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_only_cross_attention": None,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+}
+_DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
+_UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
+
+_AUTOENCODER_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
+
+
+def _check_fixed(part: str, config: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    for key, known in fixed.items():
+        allowed = known if isinstance(known, tuple) else (known,)
+        if key in config and config[key] not in allowed:
+            raise CheckpointError(f"This {part} has {key} {config[key]!r}; eyesel builds only {known!r}.")
+
+
+def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+
+
+def unet_config(config: Mapping[str, Any]) -> UNetConfig:
+    """diffusers' unet/config.json."""
+    _check_fixed("UNet", config, _UNET_FIXED)
+    channels = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))
+    levels = len(channels)
+    down = config.get("down_block_types", ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",))
+    up = config.get("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1))
+    for kind in (*down, *up):
+        if kind not in _DOWN and kind not in _UP:
+            raise CheckpointError(f"This UNet has blocks of type {kind!r}; eyesel builds {', '.join([*_DOWN, *_UP])}.")
+    attends = [_DOWN.get(kind) for kind in down]
+    if attends != [_UP.get(kind) for kind in reversed(up)] or len(attends) != levels:
+        raise CheckpointError(f"This UNet's levels do not mirror each other: down {list(down)}, up {list(up)}.")
+    depth = _per_level(config.get("transformer_layers_per_block", 1), levels)
+    layers = set(_per_level(config.get("layers_per_block", 2), levels))
+    if len(layers) > 1 or any(not isinstance(d, int) for d in depth):
+        raise CheckpointError("This UNet has different numbers of layers within or between levels; eyesel builds one.")
+    context_dim = set(_per_level(config.get("cross_attention_dim", 1280), levels))
+    if len(context_dim) > 1:
+        raise CheckpointError(f"This UNet has cross-attention widths {sorted(context_dim)}; eyesel builds one.")
+    # `attention_head_dim` has always held the number of heads (huggingface/diffusers issue 2011)
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    sample_size = config.get("sample_size")
+    return UNetConfig(
+        in_channels=config.get("in_channels", 4),
+        out_channels=config.get("out_channels", 4),
+        channels=channels,
+        layers_per_block=layers.pop(),
+        transformer_depth=tuple(d if attend else 0 for d, attend in zip(depth, attends, strict=True)),
+        mid_transformer_depth=depth[-1],
+        heads=_per_level(heads, levels),
+        context_dim=context_dim.pop(),
+        linear_projection=config.get("use_linear_projection", False),
+        norm_groups=config.get("norm_num_groups", 32),
+        norm_eps=config.get("norm_eps", 1e-5),
+        size_dim=config.get("addition_time_embed_dim") if config.get("addition_embed_type") else None,
+        added_dim=config.get("projection_class_embeddings_input_dim") if config.get("addition_embed_type") else None,
+        sample_size=64 if sample_size is None else sample_size,
+    )
+
+
+def autoencoder_config(config: Mapping[str, Any]) -> AutoencoderConfig:
+    """diffusers' vae/config.json."""
+    _check_fixed("autoencoder", config, _AUTOENCODER_FIXED)
+    for kind in (*config.get("down_block_types", ()), *config.get("up_block_types", ())):
+        if kind not in ("DownEncoderBlock2D", "UpDecoderBlock2D"):
+            raise CheckpointError(f"This autoencoder has blocks of type {kind!r}, which eyesel does not build.")
+    return AutoencoderConfig(
+        image_channels=config.get("in_channels", 3),
+        latent_channels=config.get("latent_channels", 4),
+        channels=tuple(config.get("block_out_channels", (64,))),
+        layers_per_block=config.get("layers_per_block", 1),
+        norm_groups=config.get("norm_num_groups", 32),
+        mid_attention=config.get("mid_block_add_attention", True),
+        quant_conv=config.get("use_quant_conv", True),
+        post_quant_conv=config.get("use_post_quant_conv", True),
+        scaling_factor=config.get("scaling_factor", 0.18215),
+        shift_factor=config.get("shift_factor") or 0.0,
+    )

@@ -1,0 +1,167 @@
+"""Tensor files: safetensors, mapped into memory; `.bin` pickles, through torch's restricted unpickler only."""
+
+import json
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from eyesel.errors import CheckpointError
+
+MAX_JSON_BYTES = 100 << 20
+
+
+class StoredTensor(Protocol):
+    """A tensor in a file, known by its shape until it is asked for."""
+
+    shape: tuple[int, ...]
+
+    def mapped(self) -> Tensor:
+        """A view of the file: pages come in when they are touched, and are shared between processes."""
+        ...
+
+    def read(self) -> Tensor:
+        """A copy in memory of its own, which leaves no page of the file mapped."""
+        ...
+
+
+@dataclass(frozen=True)
+class _SafeTensor:
+    file: Any
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def mapped(self) -> Tensor:
+        return self.file.get_tensor(self.name)
+
+    def read(self) -> Tensor:
+        dtype = self.file.get_slice(self.name)[:0].dtype if self.shape else self.mapped().dtype
+        raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
+        return torch.from_numpy(raw).view(dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class _PickledTensor:
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def mapped(self) -> Tensor:
+        return self.tensor
+
+    def read(self) -> Tensor:
+        return self.tensor
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    try:
+        file = safe_open(path, "pt")  # checks the header and every offset in it
+        with path.open("rb") as f:
+            length = struct.unpack("<Q", f.read(8))[0]
+            header = json.loads(f.read(length))
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file ({error}); download it again if it was cut short."
+        ) from error
+    header.pop("__metadata__", None)
+    return {
+        name: _SafeTensor(
+            file,
+            path,
+            name,
+            tuple(entry["shape"]),
+            8 + length + entry["data_offsets"][0],
+            entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, ValueError):  # the format before torch 1.6 cannot be mapped
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and was not opened; ask its author for a safetensors file."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a complete PyTorch file; download it again.") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
+    return {name: _PickledTensor(value) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def open_tensors(files: list[Path]) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint's files, by name. Nothing is read yet but the headers."""
+    tensors: dict[str, StoredTensor] = {}
+    for path in files:
+        tensors |= _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's folder."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, too many for a configuration file.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}; it is not a complete model folder.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__} where an object was expected.")
+    return value
+
+
+# Stem of the weight files that each library writes.
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+
+
+def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
+    """The weight files of one model folder: safetensors before `.bin`, whole before sharded, plain before variants.
+
+    `variant` ("fp16", "non_ema", ...) insists on `model.fp16.safetensors` and the like; without it, a folder that holds only variants gives
+    the first in alphabetical order.
+    """
+    for suffix in (".safetensors", ".bin"):
+        for stem in _STEMS:
+            plain = [folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"]
+            variants = [
+                *sorted(folder.glob(f"{stem}.{variant or '*'}{suffix}")),
+                *sorted(folder.glob(f"{stem}{suffix}.index.{variant or '*'}.json")),
+            ]
+            for path in variants if variant else [*plain, *variants]:
+                if path.is_file():
+                    return _shards(path) if path.suffix == ".json" else [path]
+    wanted = f" of the variant {variant!r}" if variant else ""
+    raise CheckpointError(f"{folder} has no weights{wanted}: neither safetensors nor .bin files of a known name.")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} has no weight_map; download it again.")
+    paths = []
+    for name in sorted({str(value) for value in names.values()}):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} points outside its own folder, to {name!r}; it was not followed.")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent} lacks {name}, which its index names; download it again.")
+        paths.append(index.parent / name)
+    return paths

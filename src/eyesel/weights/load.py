@@ -1,0 +1,135 @@
+"""From files to a model: built on the meta device, filled from memory-mapped files, strict about every name and shape."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from eyesel.errors import CheckpointError
+from eyesel.weights.files import StoredTensor
+from eyesel.weights.placement import choose_precision
+from eyesel.weights.rename import RenameTable
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class _Part:
+    """One of the equal slices that a fused tensor is split into; the whole tensor where it is not split."""
+
+    def __init__(self, stored: StoredTensor, index: int, count: int) -> None:
+        self.stored, self.index, self.count = stored, index, count
+        rows, *rest = stored.shape or (1,)
+        self.shape = (rows // count, *rest) if count > 1 else stored.shape
+
+    def _slice(self, tensor: Tensor) -> Tensor:
+        return tensor.chunk(self.count)[self.index] if self.count > 1 else tensor
+
+    def mapped(self) -> Tensor:
+        return self._slice(self.stored.mapped())
+
+    def read(self) -> Tensor:
+        return self._slice(self.stored.read())
+
+
+def renamed(tensors: Mapping[str, StoredTensor], table: RenameTable, where: str) -> dict[str, StoredTensor]:
+    """The file's tensors under our names; an error names those that the format does not have."""
+    result: dict[str, StoredTensor] = {}
+    unknown = []
+    for name, stored in tensors.items():
+        targets = table.read(name)
+        if targets is False:
+            unknown.append(name)
+        elif isinstance(targets, tuple):
+            for i, target in enumerate(targets):
+                result[target] = _Part(stored, i, len(targets)) if len(targets) > 1 else stored
+    if unknown:
+        raise CheckpointError(f"{where} has tensors that this format does not have: {_listed(unknown)}.")
+    return result
+
+
+def build(factory: Callable[[], Model]) -> Model:
+    """A model without memory or initial values: every parameter is on the meta device."""
+    with torch.device("meta"), _NoInit():
+        return factory()
+
+
+class _NoInit(torch.overrides.TorchFunctionMode):
+    """Leaves parameters as they are: what a file will fill needs no random numbers first."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def fill(
+    model: Model,
+    tensors: Mapping[str, StoredTensor],
+    where: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Model:
+    """Give a meta-device model its weights, in evaluation mode and without gradients.
+
+    `dtype` None keeps the file's own, and then weights on the CPU are views of the file. Otherwise one tensor at a time is read
+    and converted, so that the peak is the model and one tensor. Missing, left-over and mis-shaped names raise one error.
+    """
+    expected = dict(model.named_parameters())
+    _check(expected, tensors, where)
+    state = {}
+    for name, parameter in expected.items():
+        # views of the file where nothing changes; otherwise a private copy, gone after its conversion
+        keep = device.type == "cpu" and (dtype is None or _dtype(tensors[name]) == dtype)
+        tensor = tensors[name].mapped() if keep else tensors[name].read()
+        tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _dtype(stored: StoredTensor) -> torch.dtype:
+    return stored.mapped().dtype
+
+
+def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], where: str) -> None:
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"lacks {_listed(missing)}")
+    if extra := [name for name in found if name not in expected]:
+        problems.append(f"has {_listed(extra)} left over")
+    if wrong := [
+        f"{name} as {tuple(found[name].shape)} instead of {tuple(parameter.shape)}"
+        for name, parameter in expected.items()
+        if name in found and not _same_numbers(tuple(found[name].shape), tuple(parameter.shape))
+    ]:
+        problems.append(f"has {_listed(wrong)}")
+    if problems:
+        raise CheckpointError(f"{where} does not fit its configuration: it {'; it '.join(problems)}.")
+
+
+def _same_numbers(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Equal shapes, or a matrix stored as a 1x1 convolution, as old autoencoders have it."""
+    return found == expected or found == (*expected, 1, 1)
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def load(
+    factory: Callable[[Mapping[str, tuple[int, ...]]], Model],
+    tensors: Mapping[str, StoredTensor],
+    table: RenameTable,
+    where: Path,
+    device: torch.device,
+    precision: str = "auto",
+) -> Model:
+    """Rename, build and fill. `factory` makes the model, given the shapes under our names."""
+    tensors = renamed(tensors, table, str(where))
+    shapes = {name: tuple(stored.shape) for name, stored in tensors.items()}
+    model = build(lambda: factory(shapes))
+    parameters = sum(p.numel() for p in model.parameters())
+    return fill(model, tensors, str(where), device, choose_precision(precision, device, parameters))
