@@ -19,9 +19,13 @@ MAX_JSON_BYTES = 100 << 20
 
 
 class StoredTensor(Protocol):
-    """A tensor in a file, known by its shape until it is asked for."""
+    """A tensor in a file, known by its shape and type until it is asked for."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def mapped(self) -> Tensor:
         """A view of the file: pages come in when they are touched, and are shared between processes."""
@@ -32,12 +36,30 @@ class StoredTensor(Protocol):
         ...
 
 
+# safetensors' names of the types; others (packed 4-bit and the like) belong to checkpoints that eyesel does not open
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
 @dataclass(frozen=True)
 class _SafeTensor:
     file: Any
     path: Path
     name: str
     shape: tuple[int, ...]
+    dtype: torch.dtype
     offset: int
     nbytes: int
 
@@ -45,9 +67,8 @@ class _SafeTensor:
         return self.file.get_tensor(self.name)
 
     def read(self) -> Tensor:
-        dtype = self.file.get_slice(self.name)[:0].dtype if self.shape else self.mapped().dtype
         raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
-        return torch.from_numpy(raw).view(dtype).view(self.shape)
+        return torch.from_numpy(raw).view(self.dtype).view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,10 @@ class _PickledTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
 
     def mapped(self) -> Tensor:
         return self.tensor
@@ -76,12 +101,15 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
             f"{path} is not a complete safetensors file ({error}); download it again if it was cut short."
         ) from error
     header.pop("__metadata__", None)
+    if strange := sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES)):
+        raise CheckpointError(f"{path} stores tensors as {', '.join(strange)}, which eyesel does not read.")
     return {
         name: _SafeTensor(
             file,
             path,
             name,
             tuple(entry["shape"]),
+            _DTYPES[entry["dtype"]],
             8 + length + entry["data_offsets"][0],
             entry["data_offsets"][1] - entry["data_offsets"][0],
         )

@@ -22,6 +22,7 @@ class _Part:
         self.stored, self.index, self.count = stored, index, count
         rows, *rest = stored.shape or (1,)
         self.shape = (rows // count, *rest) if count > 1 else stored.shape
+        self.dtype = stored.dtype
 
     def _slice(self, tensor: Tensor) -> Tensor:
         return tensor.chunk(self.count)[self.index] if self.count > 1 else tensor
@@ -81,16 +82,12 @@ def fill(
     state = {}
     for name, parameter in expected.items():
         # views of the file where nothing changes; otherwise a private copy, gone after its conversion
-        keep = device.type == "cpu" and (dtype is None or _dtype(tensors[name]) == dtype)
+        keep = device.type == "cpu" and dtype in (None, tensors[name].dtype)
         tensor = tensors[name].mapped() if keep else tensors[name].read()
         tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
     return model.eval()
-
-
-def _dtype(stored: StoredTensor) -> torch.dtype:
-    return stored.mapped().dtype
 
 
 def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], where: str) -> None:
