@@ -106,6 +106,7 @@ def test_absent_keys_take_the_defaults_of_the_chosen_solver() -> None:
         ({"num_train_timesteps": 0}, "ddim", "num_train_timesteps is 0"),
         ({"trained_betas": [0.1, 0.2]}, "ddim", "trained_betas holds 2 values.*1000"),
         ({"steps_offset": -1}, "ddim", "steps_offset is -1"),
+        ({"sigma_min": -0.1, "use_karras_sigmas": True}, "euler", "sigma_min is -0.1"),
         ({"original_inference_steps": 2000}, "lcm", "original_inference_steps is 2000"),
         ({"thresholding": True}, "ddim", "thresholding to True"),
         ({"use_exponential_sigmas": True}, "euler", "use_exponential_sigmas to True"),

@@ -38,13 +38,9 @@ class Solver:
     """A solver and the conventions of the diffusers class that it agrees with."""
 
     run: Callable[..., Iterator[Step]]
-    space: Literal[
-        "ve", "vp"
-    ]  # whether that class keeps x, or x / sqrt(sigma^2 + 1): decides how a run starts and ends
+    space: Literal["ve", "vp"]  # whether that class keeps x or x / sqrt(sigma^2 + 1): how a run starts and ends
     defaults: Mapping[str, Any]  # of that class, where they differ from BASE or are its own
-    only: Mapping[str, tuple[Any, ...]] = field(
-        default_factory=dict
-    )  # its keys with a single meaning done here: accepted values
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # keys with one meaning here: values accepted
     options: tuple[str, ...] = ()  # properties of the plan that `run` takes
     whole: bool = False  # timesteps are whole numbers
     spare: int = 0  # timesteps laid out but not visited, at the low end
@@ -207,6 +203,10 @@ class Plan:
             raise SettingError(
                 f"eta is {self.eta}, but the solver {self.solver} has none; choose the solver ddim, or eta 0."
             )
+        for name in ("sigma_min", "sigma_max", "clip_sample_range"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingError(f"{name} is {value}; it must be positive.")
         if not 1 <= self.original_inference_steps <= self.training.num_train_timesteps:
             raise SettingError(
                 f"original_inference_steps is {self.original_inference_steps}; "
@@ -252,7 +252,8 @@ class Plan:
                 steps,
             )
             timesteps = timesteps_at(sigmas, levels)
-            timesteps = timesteps.round() if solver.whole else timesteps
+            if solver.whole:  # diffusers' DPM-Solver++ truncates them when the betas are a cosine's; not here
+                timesteps = timesteps.round()
 
         if not bool((sigmas[1:] < sigmas[:-1]).all()):
             raise SettingError(
@@ -307,9 +308,10 @@ def own_solver(config: Mapping[str, Any]) -> str:
 
 def from_scheduler_config(config: Mapping[str, Any], solver: str | None = None, eta: float = 0.0) -> Plan:
     """The plan for `solver` (None: the checkpoint's own) on a checkpoint whose scheduler_config.json holds `config`."""
-    if config.get("_class_name", "DDIMScheduler") not in OWN_SOLVER:
+    trained_for = config.get("_class_name")
+    if trained_for is not None and trained_for not in OWN_SOLVER:
         raise SettingError(
-            f"The checkpoint's scheduler is {config['_class_name']}; "
+            f"The checkpoint's scheduler is {trained_for}; "
             f"eyesel knows checkpoints trained for one of {', '.join(OWN_SOLVER)}."
         )
     name = own_solver(config) if solver is None else solver

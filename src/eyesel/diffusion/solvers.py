@@ -41,8 +41,8 @@ def ancestral_split(sigma: float, sigma_next: float, eta: float) -> tuple[float,
     At eta = 1 the step is a draw from the DDPM posterior (Ho et al. 2020, equation 7); at eta = 0 all of the old noise
     is kept.
     """
-    fresh = eta * sigma_next * math.sqrt(sigma**2 - sigma_next**2) / sigma if eta else 0.0
-    return math.sqrt(sigma_next**2 - fresh**2), fresh
+    share = eta**2 * (1 - (sigma_next / sigma) ** 2)
+    return sigma_next * math.sqrt(1 - share), sigma_next * math.sqrt(share)
 
 
 def euler(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource) -> Iterator[Step]:
@@ -92,8 +92,7 @@ def ddim(
 
     Two habits of diffusers are kept, so that the pictures agree. Clipping touches the picture but not the noise that is
     kept. And the step length is always num_train_timesteps // n, so that under linspace and trailing spacing a step may
-    end a little beside the next timestep; its variance-preserving latent, x / sqrt(sigma^2 + 1), is carried over as it
-    is.
+    end a little beside the next timestep; the variance-preserving latent, x / sqrt(sigma^2 + 1), is carried over as is.
     """
     arrivals = schedule.arrivals.tolist()
     for i, sigma, sigma_next in schedule.intervals():
