@@ -108,6 +108,13 @@ def test_with_size():
     assert ImageTransform(size=24).output_size is None
 
 
+def test_the_view_is_what_the_model_sees():
+    transform = ImageTransform(size=30, crop=(20, 26))
+    view = transform.view(PICTURES[0])
+    assert view.size == (26, 20)
+    assert np.array_equal(np.asarray(to_pil(transform([PICTURES[0]]))[0]), np.asarray(view))
+
+
 def test_timm():
     timm = {
         "architecture": "vit_tiny_patch16_224",
