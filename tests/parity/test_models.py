@@ -1,9 +1,10 @@
-"""Every network against transformers and diffusers: the same random weights, saved in their format and read by our loader."""
+"""Every network against transformers and diffusers: the same random weights, saved by them and read by our loader."""
 
 import diffusers
 import pytest
 import torch
 import transformers
+
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import SizeConditioning, UNet

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022): pictures in [-1, 1] to latents an eighth their size, and back."""
+"""The autoencoder of latent diffusion (Rombach et al. 2022): pictures to latents an eighth their size, and back."""
 
 from dataclasses import dataclass
 
@@ -176,7 +176,7 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-30, 20)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latents of pictures (B, 3, H, W) in [-1, 1]: the mean, or a draw from the Gaussian when `noise` is given."""
+        """Scaled latents of pictures (B, 3, H, W) in [-1, 1]: the mean, or with `noise` a draw from the Gaussian."""
         mean, log_variance = self.moments(images)
         z = mean if noise is None else mean + (log_variance / 2).exp() * noise
         return (z - self.config.shift_factor) * self.config.scaling_factor

@@ -12,7 +12,7 @@ from eyesel.nn.layers import ACTIVATIONS, EncoderLayer
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """The defaults are CLIP-L's. `eos_id` None marks checkpoints whose end-of-text is the highest id in the vocabulary."""
+    """The defaults are CLIP-L's. `eos_id` None: the end of text is the highest id in the vocabulary."""
 
     vocab_size: int = 49408
     max_length: int = 77

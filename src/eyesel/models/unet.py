@@ -20,9 +20,9 @@ from eyesel.nn.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, sin
 class UNetConfig:
     """One entry a level, from the highest resolution to the lowest; the defaults are SD 1.x.
 
-    `transformer_depth` counts the transformer blocks behind each residual block (0: a level without attention). `heads` is the number of
-    heads. SDXL adds two fields: `size_dim` is the width of the sinusoidal embedding of each of its six size numbers and `added_dim` the width
-    of those six and the pooled prompt together.
+    `transformer_depth` counts the transformer blocks behind each residual block (0: a level without attention).
+    `heads` is the number of heads. SDXL adds two fields: `size_dim` is the width of the sinusoidal embedding of each
+    of its six size numbers and `added_dim` the width of those six and the pooled prompt together.
     """
 
     in_channels: int = 4
@@ -44,12 +44,13 @@ class UNetConfig:
         levels = len(self.channels)
         if len(self.transformer_depth) != levels or len(self.heads) != levels:
             raise CheckpointError(
-                f"A UNet of {levels} levels needs {levels} transformer depths and head counts, not {self.transformer_depth} and {self.heads}."
+                f"A UNet of {levels} levels needs as many transformer depths and head counts, "
+                f"not {self.transformer_depth} and {self.heads}."
             )
         for width, heads in zip(self.channels, self.heads, strict=True):
             if width % self.norm_groups or width % heads:
                 raise CheckpointError(
-                    f"A UNet level of {width} channels cannot be split into {self.norm_groups} groups and {heads} heads."
+                    f"A UNet level of {width} channels cannot be split into {self.norm_groups} groups, {heads} heads."
                 )
         if (self.size_dim is None) != (self.added_dim is None):
             raise CheckpointError("A UNet takes size conditioning with both size_dim and added_dim, or with neither.")

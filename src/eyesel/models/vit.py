@@ -49,7 +49,8 @@ class ViTConfig:
 class ViT(nn.Module):
     """`head(pool(features(pixels)))`; each step can be called alone.
 
-    Pixels are (B, channels, H, W), normalised. Sizes other than the config's are served by resampling the position embeddings.
+    Pixels are (B, channels, H, W), normalised. Sizes other than the config's are served by resampling the position
+    embeddings.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -77,7 +78,7 @@ class ViT(nn.Module):
         self.classifier = nn.Linear(config.dim, config.classes) if config.classes else None
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, 1 + rows·columns, dim) for a grid of patches, bicubic where it is not the learned one."""
+        """Position embeddings (1, 1 + rows·columns, dim) of a grid of patches, resampled if it is not the learned."""
         if grid == self.config.grid:
             return self.position_embeddings
         cls, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]

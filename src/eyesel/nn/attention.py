@@ -1,8 +1,8 @@
 """The one place where attention happens.
 
-Every attention module of both halves ends in `attention(q, k, v, mask, tap, site)`. Without a tap it is torch's fused kernel. A tap can
-look at the probabilities or replace queries, keys and values, at the sites that it asks for and in that one call: it is an
-argument, so there is nothing to un-register and nothing that two requests could share.
+Every attention module of both halves ends in `attention(q, k, v, mask, tap, site)`. Without a tap it is torch's fused
+kernel. A tap can look at the probabilities or replace queries, keys and values, at the sites that it asks for and in
+that one call: it is an argument, so there is nothing to un-register and nothing that two requests could share.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 class Site:
     """Where in a network an attention call stands.
 
-    `name` is the module's path ("up_blocks.1.attentions.0.transformer_blocks.0.attn1"), `layer` counts the attention layers of that kind
-    (self or cross) in the order in which they run, `grid` is the (height, width) of the query tokens, without the class token.
+    `name` is the module's path ("up_blocks.1.attentions.0.transformer_blocks.0.attn1"), `layer` counts the attention
+    layers of that kind (self or cross) in the order in which they run, `grid` is the (height, width) of the query
+    tokens, without the class token.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Site:
 
 
 class Tap(Protocol):
-    """Anything with `probs` or `qkv` (or both). `wants` limits which sites pay for the explicit softmax that `probs` needs."""
+    """Anything with `probs` or `qkv`, or both; only sites that it `wants` pay for the explicit softmax."""
 
     def wants(self, site: Site) -> bool: ...
 
@@ -52,7 +53,8 @@ def attention(
 ) -> Tensor:
     """softmax(q kᵀ / sqrt(d) + mask) v (Vaswani et al. 2017, equation 1).
 
-    Queries (B, h, N, d), keys and values (B, h, M, d); `mask` is boolean, True where a query may look; the result is (B, h, N, d).
+    Queries (B, h, N, d), keys and values (B, h, M, d); `mask` is boolean, True where a query may look; the result is
+    (B, h, N, d).
     """
     if tap is not None and site is not None and tap.wants(site):
         if isinstance(tap, QkvTap):

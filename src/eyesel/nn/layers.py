@@ -69,7 +69,7 @@ class EncoderLayer(nn.Module):
 
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """[cos(t ω), sin(t ω)] at dim/2 frequencies ω, in float32: (B,) -> (B, dim). DDPM appendix B, cosines first as SD has it."""
+    """[cos(t ω), sin(t ω)] at dim/2 frequencies ω, in float32: (B,) -> (B, dim). Cosines first, as SD has it."""
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half))
     angles = t.float()[:, None] * frequencies  # (B, dim/2)
@@ -89,7 +89,7 @@ class TimestepMLP(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a shortcut; the timestep's vector, where there is one, is added between them."""
+    """Two normalised 3x3 convolutions around a shortcut; between them the timestep's vector is added, if any."""
 
     def __init__(
         self, in_channels: int, out_channels: int, norm_groups: int, norm_eps: float, time_dim: int | None = None

@@ -164,8 +164,8 @@ _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
     """The weight files of one model folder: safetensors before `.bin`, whole before sharded, plain before variants.
 
-    `variant` ("fp16", "non_ema", ...) insists on `model.fp16.safetensors` and the like; without it, a folder that holds only variants gives
-    the first in alphabetical order.
+    `variant` ("fp16", "non_ema", ...) insists on `model.fp16.safetensors` and the like; without it, a folder that
+    holds only variants gives the first in alphabetical order.
     """
     for suffix in (".safetensors", ".bin"):
         for stem in _STEMS:

@@ -1,4 +1,4 @@
-"""From files to a model: built on the meta device, filled from memory-mapped files, strict about every name and shape."""
+"""From files to a model: built on the meta device, filled from mapped files, strict about every name and shape."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,8 +74,9 @@ def fill(
 ) -> Model:
     """Give a meta-device model its weights, in evaluation mode and without gradients.
 
-    `dtype` None keeps the file's own, and then weights on the CPU are views of the file. Otherwise one tensor at a time is read
-    and converted, so that the peak is the model and one tensor. Missing, left-over and mis-shaped names raise one error.
+    `dtype` None keeps the file's own, and then weights on the CPU are views of the file. Otherwise one tensor at a
+    time is read and converted, so that the peak is the model and one tensor. Missing, left-over and mis-shaped names
+    raise one error.
     """
     expected = dict(model.named_parameters())
     _check(expected, tensors, where)
@@ -87,7 +88,7 @@ def fill(
         tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], where: str) -> None:

@@ -13,7 +13,8 @@ PRECISIONS = {
     "fp16": torch.float16,
 }
 
-# Below this, a CPU gains nothing from bfloat16: the time goes into other things than products. Small models keep float32's digits.
+# Below this, a CPU gains nothing from bfloat16: the time goes into other things than products. Small models keep
+# float32's digits.
 SMALL_MODEL = 50_000_000
 
 

@@ -4,9 +4,9 @@ A table maps the names of a file to ours, row by row, the first row that matches
 
     "encoder.layer.{}.attention.attention.query.{}": "layers.{}.attention.to_q.{}"
 
-`{}` stands for one part between dots (a layer index, `weight` or `bias`), `**` for any number of them. `None` drops a name on purpose; a
-tuple of names splits the tensor into equal parts along its first dimension, as fused projections need. A name that no row
-matches is nobody's: the loader reports it.
+`{}` stands for one part between dots (a layer index, `weight` or `bias`), `**` for any number of them. `None` drops a
+name on purpose; a tuple of names splits the tensor into equal parts along its first dimension, as fused projections
+need. A name that no row matches is nobody's: the loader reports it.
 """
 
 import re
@@ -55,7 +55,7 @@ class RenameTable:
         return all(self.read(name) is not False for name in names)
 
     def read(self, name: str) -> tuple[str, ...] | bool:
-        """Our name, or names of equal parts, for a name of the file; True if it is dropped on purpose, False if unknown."""
+        """Our name, or names of equal parts, for one of the file; True if dropped on purpose, False if unknown."""
         bare = name.removeprefix(self.prefix)
         for pattern, ours in self._reading:
             if match := pattern.match(bare):

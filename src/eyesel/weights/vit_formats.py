@@ -90,7 +90,9 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def from_transformers_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ViTConfig:
-    """transformers' config.json; `shapes` are those of our parameter names, which tell whether there is a pooler and a head."""
+    """transformers' config.json; `shapes` are those of our parameter names, which tell whether there is a pooler and
+    a head.
+    """
     try:
         return ViTConfig(
             image_size=_pair(config.get("image_size", 224)),
@@ -135,8 +137,3 @@ def from_timm_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
         pooler="pooler.weight" in shapes,
         classes=shapes.get("classifier.weight", (0,))[0],
     )
-
-
-def timm_labels(config: Mapping[str, Any], classes: int) -> list[str] | None:
-    labels = config.get("label_names")
-    return list(labels) if isinstance(labels, list) and len(labels) == classes else None

@@ -1,0 +1,85 @@
+"""The house rule: imports go downwards only, and `import eyesel` costs nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import eyesel
+
+PACKAGE = Path(eyesel.__file__).parent
+
+# Who may import whom inside the package; `errors` is open to all, and a room may import itself.
+MODELS = {"weights", "models", "nn"}
+ALLOWED = {
+    "errors": set(),
+    "nn": set(),
+    "diffusion": set(),
+    "taps": {"nn"},
+    "models": {"nn"},
+    "images": set(),
+    "text": set(),
+    "weights": {"models", "nn", "text"},
+    "classifier": {*MODELS, "taps", "images"},
+    "stable_diffusion": {*MODELS, "diffusion", "taps", "text", "images"},
+    "cli": {"classifier", "stable_diffusion", "images", "weights", "__init__"},
+    "__init__": {"classifier", "stable_diffusion", "images"},
+}
+
+# Third-party packages of the core, by room; the standard library is free.
+THIRD_PARTY = {
+    "errors": set(),
+    "nn": {"torch"},
+    "diffusion": {"torch"},
+    "taps": {"torch", "numpy", "PIL"},
+    "models": {"torch"},
+    "images": {"torch", "numpy", "PIL"},
+    "text": {"torch", "tokenizers"},
+    "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
+    "classifier": {"torch", "numpy", "PIL"},
+    "stable_diffusion": {"torch", "PIL"},
+    "cli": {"typer", "rich", "numpy"},
+    "__init__": set(),
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            yield node.module
+
+
+def test_arrows_point_downwards():
+    seen = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        here = room(path)
+        seen.add(here)
+        assert here in ALLOWED, f"{path.name}: say in ALLOWED what {here} may import"
+        for name in imported(path):
+            top, *rest = name.split(".")
+            if top == "eyesel":
+                target = rest[0] if rest else "__init__"
+                assert target in {here, "errors", *ALLOWED[here]}, f"{path} may not import {name}"
+            elif top not in sys.stdlib_module_names:
+                assert top in THIRD_PARTY[here], f"{path} may not import {name}"
+    assert seen == set(ALLOWED), "a room of ALLOWED is gone"
+
+
+def test_import_and_help_do_not_load_torch():
+    code = (
+        "import sys, eyesel; eyesel.EyeselError; import eyesel.cli; heavy = {'torch', 'numpy', 'PIL', 'rich'} & "
+        "set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_exist():
+    for name in eyesel.__all__:
+        assert getattr(eyesel, name).__name__ == name
