@@ -437,6 +437,10 @@ class ImageTransform:
         """What the model sees of a picture: resized and cropped, as a picture."""
         return Image.fromarray(self._resized(image))
 
+    def view(self, image: Image.Image) -> Image.Image:
+        """What the network sees of a picture: resized and cropped, in colours that a person can look at."""
+        return Image.fromarray(self._resized(image))
+
     def _resized(self, image: Image.Image) -> np.ndarray:
         """(H, W, 3) uint8 after resize and crop."""
         if image.mode != "RGB":
