@@ -107,7 +107,7 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
     try:
         with _quiet():
             image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow was built without one of the formats
         raise ImageError(
             f"{name} is not a picture that eyesel can read: use PNG, JPEG, WebP, GIF, BMP or TIFF."
         ) from None
@@ -432,14 +432,6 @@ class ImageTransform:
         for channel, table in enumerate(self._table()):
             np.take(table, batch[..., channel], out=out[:, channel], mode="clip")  # bytes never leave the table
         return torch.from_numpy(out)
-
-    def view(self, image: Image.Image) -> Image.Image:
-        """What the model sees of a picture: resized and cropped, as a picture."""
-        return Image.fromarray(self._resized(image))
-
-    def view(self, image: Image.Image) -> Image.Image:
-        """What the network sees of a picture: resized and cropped, in colours that a person can look at."""
-        return Image.fromarray(self._resized(image))
 
     def _resized(self, image: Image.Image) -> np.ndarray:
         """(H, W, 3) uint8 after resize and crop."""

@@ -206,6 +206,13 @@ def test_bad_files(tmp_path):
     refused("https://example.org/fox.png", "https://example.org/fox.png", "download")
 
 
+def test_a_pillow_without_avif(monkeypatch):
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    refused(b"dear diary", "not a picture")
+    assert open_image(encoded(gradient(), "TIFF")).size == (24, 16)
+
+
 def test_bad_objects():
     refused(b"", "0 bytes")
     refused(b"GIF89a", "6 bytes")

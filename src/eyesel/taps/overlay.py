@@ -9,8 +9,8 @@ from eyesel.errors import SettingError
 SMALL = 256  # pictures with no side longer than this are enlarged...
 SHOWN = 512  # ...to at least this
 
-# matplotlib's "inferno" at ten equal steps: lightness grows evenly from nearly black to nearly white, so that more always
-# looks like more, in print and to the colour-blind.
+# matplotlib's "inferno" at ten equal steps: lightness grows evenly from nearly black to nearly white, so that more
+# always looks like more, in print and to the colour-blind.
 _INFERNO = "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4"
 _ANCHORS = np.array([list(bytes.fromhex(colour)) for colour in _INFERNO.split()], np.float32)  # (10, 3)
 
