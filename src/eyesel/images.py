@@ -433,6 +433,10 @@ class ImageTransform:
             np.take(table, batch[..., channel], out=out[:, channel], mode="clip")  # bytes never leave the table
         return torch.from_numpy(out)
 
+    def view(self, image: Image.Image) -> Image.Image:
+        """What the model sees of a picture: resized and cropped, in colours that a person can look at."""
+        return Image.fromarray(self._resized(image))
+
     def _resized(self, image: Image.Image) -> np.ndarray:
         """(H, W, 3) uint8 after resize and crop."""
         if image.mode != "RGB":
