@@ -169,7 +169,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
         grey = _pillow_numbers(np.asarray(image), name)
         return Image.fromarray(grey).convert("RGB")
-    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")

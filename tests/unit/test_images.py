@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from eyesel import images
 from eyesel.errors import ImageError, OutputError
@@ -113,6 +113,14 @@ def test_first_frame_of_an_animation():
 def test_cmyk_jpeg():
     cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
     assert np.abs(pixels(open_image(encoded(cmyk, "JPEG", quality=95))) - (255, 0, 0)).max() < 8
+
+
+def test_the_a_of_lab_is_no_alpha():
+    red = ImageCms.applyTransform(
+        Image.new("RGB", (4, 4), (200, 30, 30)),
+        ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"),
+    )
+    assert np.abs(pixels(open_image(encoded(red, "TIFF"))) - (200, 30, 30)).max() < 8
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
