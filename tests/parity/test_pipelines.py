@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from eyesel import ImageClassifier, StableDiffusion
 from PIL import Image
+
+from eyesel import ImageClassifier, StableDiffusion
 from tiny_models import write_classifier, write_painter
 
 TOLERANCE = 1e-4

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from eyesel.errors import CheckpointError
 from eyesel.models.vit import ViT, ViTConfig
 from eyesel.weights import vit_formats
 from eyesel.weights.checkpoint import open_stable_diffusion, open_vit
 from eyesel.weights.files import find_weights, open_tensors
 from eyesel.weights.rename import RenameTable
-from safetensors.torch import save_file
 
 CPU = torch.device("cpu")
 CONFIG = {

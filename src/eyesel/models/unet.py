@@ -3,9 +3,10 @@
 Module names are those of the diffusers format, leaves aside, so that a checkpoint reads like this file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -237,7 +238,7 @@ class UNet(nn.Module):
         time = self.embed_time(t, x.dtype, added)  # (B, time_dim)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
-        for level in self.down_blocks:
+        for level in cast("Iterable[Level]", self.down_blocks):
             for i in range(len(level.resnets)):
                 x = level.step(i, x, time, context, tap)
                 skips.append(x)
@@ -245,7 +246,7 @@ class UNet(nn.Module):
                 x = downsample(x)
                 skips.append(x)
         x = self.mid_block(x, time, context, tap)
-        for level in self.up_blocks:
+        for level in cast("Iterable[Level]", self.up_blocks):
             for i in range(len(level.resnets)):
                 x = level.step(i, torch.cat([x, skips.pop()], dim=1), time, context, tap)
             for upsample in level.upsamplers:

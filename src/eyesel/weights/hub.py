@@ -38,9 +38,14 @@ def resolve(
     name = str(name)
     if name in BUNDLED:
         return _bundled(name, kind)
-    path = Path(name).expanduser()
-    if name and path.exists():
-        return _local(path)
+    try:
+        path = Path(name).expanduser()
+        if name and path.exists():
+            return _local(path)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, no such user, no permission
+        raise CheckpointError(
+            f"{name[:200]!r} cannot be opened ({error}): check the path and its permissions."
+        ) from None
     hub_name = _HUB_NAME.fullmatch(name)
     if not hub_name or path.suffix in SUFFIXES or ".." in name:
         raise CheckpointError(f"there is no model {name!r}: {_advice(name, cache_dir)}")

@@ -54,6 +54,9 @@ _PIPELINES = {
 }
 
 
+_MODEL_TYPES = {"vit": "a Vision Transformer", "clip_text_model": "a CLIP text encoder", "clip": "a CLIP model"}
+
+
 def family_of_config(config: Mapping[str, Any]) -> str | None:
     """What a config.json or model_index.json describes, in words; None if it does not say."""
     if pipeline := config.get("_class_name"):
@@ -62,7 +65,7 @@ def family_of_config(config: Mapping[str, Any]) -> str | None:
                 return family
         return f"a {pipeline}"
     if kind := config.get("model_type"):
-        return "a Vision Transformer" if kind == "vit" else f"a model of type {kind!r}"
+        return _MODEL_TYPES.get(kind, f"a model of type {kind!r}")
     if architecture := config.get("architecture"):
         return f"a timm {architecture!r}"
     return None
