@@ -129,6 +129,11 @@ def test_unknown_names_come_with_the_nearest(cache):
         refused(repr(name), name=name)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-that-name/model", "fox\0"])
+def test_paths_that_cannot_be(name, cache):
+    refused(repr(name[:5])[:-1], name=name)
+
+
 def test_a_cached_name_needs_no_network(cache):
     snapshot = cached(cache, "google/vit", VIT)
     assert resolve("google/vit") == snapshot
