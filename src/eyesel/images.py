@@ -87,8 +87,7 @@ def open_image(source: Any) -> Image.Image:
 
 
 def _open_file(name: str) -> Image.Image:
-    if re.match(r"https?://", name, re.IGNORECASE):
-        raise ImageError(f"{name} is a web address, which eyesel does not fetch: download it and give the file.")
+    _refuse_address(name)
     try:
         with Path(name).open("rb") as file:
             return _decode(file, name)
@@ -99,6 +98,11 @@ def _open_file(name: str) -> Image.Image:
     except (OSError, ValueError) as error:  # no permission, a name that is too long or holds a null character
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name[:200]!r} cannot be opened ({reason}): check the path and its permissions.") from None
+
+
+def _refuse_address(name: str) -> None:
+    if re.match(r"https?://", name, re.IGNORECASE):
+        raise ImageError(f"{name} is a web address, which eyesel does not fetch: download it and give the file.")
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
@@ -244,6 +248,7 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         elif glob.has_magic(str(path)):
             inside = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (Path.glob refuses absolute patterns)
         else:
+            _refuse_address(str(name))
             raise ImageError(f"{name} does not exist: check the path.")
         pictures = sorted(file for file in inside if file.suffix.lower() in READABLE and file.is_file())
         if not pictures:
@@ -555,13 +560,13 @@ def check_writable(path: str | Path, suffixes: Collection[str] | None = None) ->
     For use before long work starts; leaves nothing behind.
     """
     path = Path(path).expanduser()
-    if suffixes is not None and path.suffix.lower() not in suffixes:
-        raise OutputError(
-            f"{path} has the suffix {path.suffix!r}, which cannot be written here: use {_list(suffixes)}."
-        )
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder: name a file in it.")
+        if suffixes is not None and path.suffix.lower() not in suffixes:
+            raise OutputError(
+                f"{path} has the suffix {path.suffix!r}, which cannot be written here: use {_list(suffixes)}."
+            )
         if not path.parent.is_dir():
             raise OutputError(
                 f"the folder {path.parent} does not exist: create it or choose another place for {path.name}."

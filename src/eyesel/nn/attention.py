@@ -6,6 +6,7 @@ that one call: it is an argument, so there is nothing to un-register and nothing
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -64,7 +65,39 @@ def attention(
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf"))
             return (tap.probs(site, scores.softmax(-1)) @ v.float()).to(v.dtype)
+    if mask is None and q.dtype == torch.bfloat16 and q.device.type == "cpu" and _products_beat_the_fused_kernel():
+        if not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)):
+            return _attention_by_rows(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@cache
+def _products_beat_the_fused_kernel() -> bool:
+    """torch's fused kernel multiplies bfloat16 as float32, unless the CPU has tiles."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+
+
+ROWS = 512
+SCORES = 1 << 22  # as many are held at a time: what a cache holds
+
+
+def _attention_by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in plain products of a few hundred queries at a time, which keep their scores in the cache. For inference only."""
+    batch, heads, n, d = q.shape
+    m = k.shape[2]
+    q, k, v = q.reshape(-1, n, d), k.transpose(2, 3).reshape(-1, d, m), v.reshape(-1, m, v.shape[-1])
+    out = q.new_empty(*q.shape[:2], v.shape[-1])
+    rows = min(ROWS, n)
+    step = max(SCORES // (rows * m), 1)  # heads at a time
+    for h in range(0, len(q), step):
+        scores = q.new_empty(len(q[h : h + step]), rows, m)
+        for i in range(0, n, rows):
+            block = q[h : h + step, i : i + rows]
+            p = scores[:, : block.shape[1]]
+            torch.baddbmm(p, block, k[h : h + step], beta=0, alpha=d**-0.5, out=p)
+            torch.softmax(p, -1, out=p)
+            torch.bmm(p, v[h : h + step], out=out[h : h + step, i : i + rows])
+    return out.view(batch, heads, n, -1)
 
 
 class Attention(nn.Module):

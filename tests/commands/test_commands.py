@@ -1,0 +1,276 @@
+"""The program as a person meets it: what each command prints, writes and refuses."""
+
+import json
+import re
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from eyesel.cli import main
+from eyesel.images import read_metadata
+from PIL import Image
+from tiny_models import write_classifier, write_painter
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory):
+    return write_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="session")
+def painter(tmp_path_factory):
+    return write_painter(tmp_path_factory.mktemp("painter"), "sd1")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `eyesel ARGS` in an empty folder; gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*args):
+        monkeypatch.setattr(sys, "argv", ["eyesel", *map(str, args)])
+        code = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # as in a process of its own, where they are notes and not errors
+            try:
+                main()
+            except SystemExit as stop:
+                code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_help_of_every_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    commands = re.findall(r"^  (\w+) ", out[out.index("Commands") :], re.MULTILINE)
+    assert {"classify", "embed", "attend", "generate", "models"} <= set(commands)
+    for command in [*([c] for c in commands if c != "models"), ["models", "list"], ["models", "show"]]:
+        code, out, _ = run(*command, "--help")
+        assert code == 0
+        assert "Example: eyesel " + " ".join(command) in out
+
+
+def test_classify(run, picture, classifier):
+    code, out, err = run("classify", picture, "--model", classifier, "--top-k", 3, "--json")
+    assert code == 0 and err == ""
+    [entry] = json.loads(out)
+    assert entry["file"] == str(picture)
+    assert [set(p) for p in entry["predictions"]] == [{"label", "score"}] * 3
+    scores = [p["score"] for p in entry["predictions"]]
+    assert scores == sorted(scores, reverse=True)
+    code, out, _ = run("classify", picture, "--model", classifier)
+    assert code == 0 and entry["predictions"][0]["label"] in out.splitlines()[1]
+
+
+def test_classify_a_folder_and_a_glob(run, picture, classifier, tmp_path):
+    for i in range(10):
+        Image.new("RGB", (8, 8), (25 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    for argument in (tmp_path, str(tmp_path / "*.png")):
+        code, out, _ = run("classify", argument, "--model", classifier, "--json", "--batch-size", 4)
+        assert code == 0 and len(json.loads(out)) == 11
+
+
+def test_embed(run, picture, classifier, tmp_path):
+    other = tmp_path / "other.png"
+    Image.new("RGB", (8, 8)).save(other)
+    code, out, _ = run("embed", picture, other, "-m", classifier, "-o", "e.npz", "--pool", "mean")
+    assert code == 0 and "2 x 48" in out
+    with np.load(tmp_path / "e.npz") as stored:
+        assert stored["files"].tolist() == [str(picture), str(other)]
+        assert stored["embeddings"].shape == (2, 48) and stored["embeddings"].dtype == np.float32
+
+
+@pytest.mark.parametrize("options", [[], ["--method", "attention", "--layer", "0", "--head", "1"]])
+def test_attend(run, picture, classifier, tmp_path, options):
+    code, out, _ = run("attend", picture, "-m", classifier, "-o", "a.png", "--json", *options)
+    assert code == 0 and json.loads(out)["grid"] == [4, 4]
+    with Image.open(tmp_path / "a.png") as overlay:
+        assert overlay.width >= 512 and overlay.mode == "RGB"
+
+
+def test_generate_same_seed_same_picture(run, painter, tmp_path):
+    options = ["--model", painter, "--steps", 2, "--negative", "red", "--solver", "euler_ancestral"]
+    assert run("generate", "a fox, böse", *options, "--seed", 7, "-o", "a.png")[0] == 0
+    code, out, _ = run("generate", "a fox, böse", *options, "--seed", 6, "-n", 2, "-o", "b.png", "--json")
+    assert code == 0
+    assert [entry["seed"] for entry in json.loads(out)] == [6, 7]
+    assert files(tmp_path) == ["a.png", "b-1.png", "b-2.png"]
+    a, b1, b2 = (np.asarray(Image.open(tmp_path / name)) for name in files(tmp_path))
+    assert a.shape == (64, 64, 3)
+    assert np.array_equal(a, b2) and not np.array_equal(a, b1)
+
+    metadata = read_metadata(tmp_path / "a.png")
+    assert metadata["parameters"].startswith("a fox, böse\nNegative prompt: red\nSteps: 2, Sampler: euler_ancestral,")
+    assert "Seed: 7, Size: 64x64" in metadata["parameters"]
+    assert json.loads(metadata["eyesel"])["seed"] == 7
+
+
+def test_generate_enlarged_and_other_sizes(run, painter, tmp_path):
+    assert run("generate", "a fox", "-m", painter, "--steps", 1, "--size", "40x64", "--enlarge", 4)[0] == 0
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.size == (160, 256)
+
+
+def test_long_prompts_are_cut_with_a_note(run, painter):
+    code, _, err = run("generate", "fox " * 100, "-m", painter, "--steps", 1)
+    assert code == 0
+    assert err.startswith("eyesel: note:") and "fox" in err and len(err.splitlines()) == 1
+
+
+def test_models(run, painter, classifier):
+    code, out, _ = run("models", "list", "--json")
+    assert code == 0 and {(m["name"], m["kind"]) for m in json.loads(out)} >= {
+        ("tiny", "classifier"),
+        ("tiny", "painter"),
+    }
+    code, out, _ = run("models", "show", painter, "--json")
+    [facts] = json.loads(out)
+    assert code == 0 and facts["is"] == "a Stable Diffusion checkpoint"
+    assert facts["parts"]["unet"]["parameters"] > 0 and facts["parts"]["scheduler"]["prediction"] == "epsilon"
+    code, out, _ = run("models", "show", classifier)
+    assert code == 0 and "a Vision Transformer" in out
+    code, out, _ = run("models", "show", "tiny")
+    assert code == 0 and "UNet2DConditionModel" in out and "a Vision Transformer" in out
+
+
+# --- what is refused: one sentence on standard error, exit code 2, nothing written
+
+
+def refused(result, *words):
+    code, out, err = result
+    assert code == 2, (code, out, err)
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], ["steps", "0"]),
+        (["--steps", "5000"], ["steps", "5000"]),
+        (["--size", "33x64"], ["33", "multiple of 8"]),
+        (["--size", "64x0"], ["0", "multiple of 8"]),
+        (["--size", "99999x64"], ["99999"]),
+        (["--size", "big"], ["big", "512x768"]),
+        (["--guidance", "nan"], ["nan"]),
+        (["--guidance", "inf"], ["inf"]),
+        (["--solver", "magic"], ["magic", "euler"]),
+        (["--seed", "-1"], ["-1"]),
+        (["--precision", "int3"], ["int3", "float32"]),
+        (["--device", "abacus"], ["abacus", "cpu"]),
+        (["-o", "missing/x.png"], ["missing", "x.png"]),
+        (["-o", "x.gif"], [".gif", ".png"]),
+        (["-o", "."], ["folder"]),
+        (["--model", "tinny"], ["tinny", "tiny"]),
+        (["--model", "nowhere/"], ["nowhere"]),
+        (["--model", "owner/name", "--offline"], ["owner/name"]),
+    ],
+)
+def test_generate_refuses(run, painter, tmp_path, options, words):
+    model = [] if "--model" in options else ["--model", painter]
+    refused(run("generate", "a fox", *model, *options), *words)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "x" * 200_000])
+def test_generate_refuses_prompts(run, painter, tmp_path, prompt):
+    refused(run("generate", prompt, "-m", painter), "prompt")
+    assert files(tmp_path) == []
+
+
+def png(width, height, data=b""):
+    """A PNG of that size by its header, with hardly any pixels behind it."""
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(data or bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def whole_png():
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b"not a picture", "picture"),
+        (whole_png()[:2000], "x.png"),
+        (png(50_000, 50_000), "50"),
+    ],
+    ids=["zero bytes", "text", "truncated", "bomb"],
+)
+@pytest.mark.parametrize("command", ["classify", "embed", "attend"])
+def test_unreadable_pictures(run, classifier, tmp_path, command, content, word):
+    (tmp_path / "x.png").write_bytes(content)
+    output = [] if command == "classify" else ["-o", "out.npz" if command == "embed" else "out.png"]
+    refused(run(command, tmp_path / "x.png", "-m", classifier, *output), word)
+    assert files(tmp_path) == ["x.png"]
+
+
+def test_missing_pictures_and_empty_folders(run, classifier, tmp_path):
+    refused(run("classify", "none.png", "-m", classifier), "none.png")
+    refused(run("classify", tmp_path, "-m", classifier), str(tmp_path))
+    refused(run("classify", "https://example.com/fox.png", "-m", classifier), "download")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "1", "I;16", "F"])
+def test_every_mode_is_classified(run, classifier, tmp_path, mode):
+    image = Image.new(mode, (20, 30))
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.tiff" if mode == "F" else "x.png")
+    image.save(path)
+    assert run("classify", path, "-m", classifier)[0] == 0
+
+
+def test_the_wrong_kind_of_model(run, picture, classifier, painter, tmp_path):
+    refused(run("classify", picture, "-m", painter), "Stable Diffusion")
+    refused(run("generate", "a fox", "-m", classifier), "Vision Transformer")
+    (tmp_path / "empty").mkdir()
+    refused(run("classify", picture, "-m", tmp_path / "empty"), "empty")
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "vit"}')
+    refused(run("classify", picture, "-m", tmp_path / "empty"), "weights")
+    refused(run("models", "show", "tinny"), "tiny")
+
+
+@pytest.mark.parametrize("options", [["--layer", "9"], ["--head", "9"], ["--discard-ratio", "1.5"]])
+def test_attend_refuses(run, picture, classifier, tmp_path, options):
+    refused(run("attend", picture, "-m", classifier, "-o", "a.png", *options), options[1])
+    assert files(tmp_path) == ["picture.png"]
+
+
+def test_embed_refuses(run, picture, classifier, tmp_path):
+    refused(run("embed", picture, "-m", classifier, "-o", "e.csv"), ".npz")
+    refused(run("embed", picture, "-m", classifier, "-o", "no/e.npz"), "no")
+    refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--layer", 9), "9")
+    assert files(tmp_path) == ["picture.png"]
