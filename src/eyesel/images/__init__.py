@@ -1,0 +1,26 @@
+"""Pictures in and out: safe decoding, the one preprocessing that travels with the weights, files with metadata.
+
+Everything that reads or writes a picture goes through here, so that training, evaluation, the commands and the server
+see the same pixels.
+"""
+
+from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
+from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image
+from eyesel.images.find import READABLE, find_images
+from eyesel.images.tensors import from_pil, to_pil
+from eyesel.images.transform import ImageTransform
+
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "READABLE",
+    "WRITABLE",
+    "ImageTransform",
+    "check_writable",
+    "find_images",
+    "from_pil",
+    "open_image",
+    "read_metadata",
+    "save_image",
+    "to_pil",
+]
