@@ -7,9 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from eyesel.cli import main
 from eyesel.images import read_metadata
-from PIL import Image
 from tiny_models import write_classifier, write_painter
 
 

@@ -10,7 +10,7 @@ need. A name that no row matches is nobody's: the loader reports it.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,10 +49,6 @@ class RenameTable:
             for theirs, ours in self.rows.items()
             if ours is not None
         ]
-
-    def matches(self, names: Iterable[str]) -> bool:
-        """Whether every name is known to this table."""
-        return all(self.read(name) is not False for name in names)
 
     def read(self, name: str) -> tuple[str, ...] | bool:
         """Our name, or names of equal parts, for one of the file; True if dropped on purpose, False if unknown."""
