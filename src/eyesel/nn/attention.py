@@ -82,9 +82,14 @@ SCORES = 1 << 22  # as many are held at a time: what a cache holds
 
 
 def _attention_by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in plain products of a few hundred queries at a time, which keep their scores in the cache. For inference only."""
+    """The same in plain products of a few hundred queries at a time, which keep their scores in the cache. For inference only.
+
+    Scores are rounded to the precision of q. What all keys share moves a row's scores together, which softmax ignores: without it they are
+    smaller, and rounded less (Zhang et al. 2024, SageAttention).
+    """
     batch, heads, n, d = q.shape
     m = k.shape[2]
+    k = k - k.mean(2, keepdim=True)
     q, k, v = q.reshape(-1, n, d), k.transpose(2, 3).reshape(-1, d, m), v.reshape(-1, m, v.shape[-1])
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     rows = min(ROWS, n)

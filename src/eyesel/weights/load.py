@@ -85,7 +85,11 @@ def fill(
         # views of the file where nothing changes; otherwise a private copy, gone after its conversion
         keep = device.type == "cpu" and dtype in (None, tensors[name].dtype)
         tensor = tensors[name].mapped() if keep else tensors[name].read()
-        tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        if not keep:
+            # convolutions run channels-last, and would rearrange their weights in every call
+            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+            wanted = dtype if tensor.is_floating_point() else None
+            tensor = tensor.to(device=device, dtype=wanted, memory_format=layout)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
