@@ -139,7 +139,7 @@ class StableDiffusion:
 
         `variant` picks weight files such as `*.fp16.safetensors`. Raises `CheckpointError` for other families.
         """
-        path = resolve(name, kind="painter", offline=offline)
+        path = resolve(name, kind="painter", variant=variant, offline=offline)
         parts = open_stable_diffusion(path, choose_device(device), precision, variant)
         return cls(
             parts.unet,

@@ -289,3 +289,11 @@ def test_list_models(cache, assets):
 
 def test_list_models_without_a_cache(tmp_path, assets):
     assert [model.name for model in list_models(tmp_path / "nothing")] == ["tiny", "tiny"]
+
+
+def test_a_variant_is_fetched():
+    files = ["model_index.json", "unet/config.json", "vae/config.json"]
+    plain = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+    half = [file.replace(".safetensors", ".fp16.safetensors") for file in plain]
+    assert wanted([*files, *plain, *half]) == [files[0], files[1], plain[0], files[2], plain[1]]
+    assert wanted([*files, *plain, *half], "fp16") == [files[0], files[1], half[0], files[2], half[1]]
