@@ -32,7 +32,7 @@ class StoredTensor(Protocol):
         ...
 
     def read(self) -> Tensor:
-        """A copy in memory of its own, which leaves no page of the file mapped."""
+        """A view of its own, to convert from: no page stays mapped when it is dropped."""
         ...
 
 
@@ -67,7 +67,7 @@ class _SafeTensor:
         return self.file.get_tensor(self.name)
 
     def read(self) -> Tensor:
-        raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
+        raw = np.memmap(self.path, np.uint8, "c", self.offset, (self.nbytes,)) if self.nbytes else np.empty(0, np.uint8)
         return torch.from_numpy(raw).view(self.dtype).view(self.shape)
 
 

@@ -82,7 +82,7 @@ def fill(
     _check(expected, tensors, where)
     state = {}
     for name, parameter in expected.items():
-        # views of the file where nothing changes; otherwise a private copy, gone after its conversion
+        # views of the file where nothing changes; otherwise a view of this tensor alone, gone after its conversion
         keep = device.type == "cpu" and dtype in (None, tensors[name].dtype)
         tensor = tensors[name].mapped() if keep else tensors[name].read()
         if not keep:
