@@ -14,37 +14,33 @@ from eyesel.diffusion.solvers.step import Denoise, Step, ancestral_split, clippe
 def heun(
     denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource, clip: float | None = None
 ) -> Iterator[Step]:
-    """Karras et al. 2022, algorithm 1: an Euler step, then once more with the mean of the slopes at both ends."""
+    """Karras et al. 2022, algorithm 1: an Euler step, then once more with the mean of the slopes at both ends.
+
+    The slopes differ by (first - denoised) / sigma_next: half of it, over the whole step, corrects Euler's.
+    """
     for i, sigma, sigma_next in schedule.intervals():
-        denoised = clipped(denoise(x, sigma), clip)
-        ahead = torch.lerp(denoised, x, sigma_next / sigma)
+        denoised = first = clipped(denoise(x, sigma), clip)
+        x = torch.lerp(first, x, sigma_next / sigma)
         if sigma_next > 0:
-            slope = (x - denoised) / sigma
-            denoised = clipped(denoise(ahead, sigma_next), clip)
-            slope_ahead = (ahead - denoised) / sigma_next
-            ahead = x + (sigma_next - sigma) * (slope + slope_ahead) / 2
-        x = ahead
+            denoised = clipped(denoise(x, sigma_next), clip)
+            x = x + (sigma - sigma_next) / (2 * sigma_next) * (denoised - first)
         yield Step(i, sigma_next, x, denoised)
 
 
 def dpm2(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource, eta: float = 0.0) -> Iterator[Step]:
     """The midpoint method, its middle in log sigma: k-diffusion's DPM2, after DPM-Solver-2 (Lu et al. 2022, algorithm 1).
 
-    The slope in the middle, (halfway - second) / middle, carries x all the way; written out, that is Euler's step and a
-    correction.
+    The slopes differ by (first - denoised) / middle, which over the whole step corrects Euler's.
     """
     for i, sigma, sigma_next in schedule.intervals():
         denoised = first = denoise(x, sigma)
         old, fresh = ancestral_split(sigma, sigma_next, eta)
-        halfway_sigma = math.sqrt(sigma * old)
+        end = torch.lerp(first, x, old / sigma)
         if sigma_next > 0:
-            halfway = torch.lerp(first, x, halfway_sigma / sigma)
-            denoised = denoise(halfway, halfway_sigma)
-        x = torch.lerp(first, x, old / sigma)
-        if sigma_next > 0:
-            x = x + (sigma - old) / halfway_sigma * (denoised - first)
-        if fresh:
-            x = x + fresh * noise.draw(x.shape)
+            middle = math.sqrt(sigma * old)
+            denoised = denoise(torch.lerp(first, x, middle / sigma), middle)
+            end = end + (sigma - old) / middle * (denoised - first)
+        x = end + fresh * noise.draw(x.shape) if fresh else end
         yield Step(i, sigma_next, x, denoised)
 
 
@@ -54,8 +50,8 @@ def dpmpp_2s(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource
         denoised = denoise(x, sigma)
         old, fresh = ancestral_split(sigma, sigma_next, eta)
         if sigma_next > 0:
-            halfway_sigma = math.sqrt(sigma * old)
-            denoised = denoise(torch.lerp(denoised, x, halfway_sigma / sigma), halfway_sigma)
+            middle = math.sqrt(sigma * old)
+            denoised = denoise(torch.lerp(denoised, x, middle / sigma), middle)
         x = torch.lerp(denoised, x, old / sigma)
         if fresh:
             x = x + fresh * noise.draw(x.shape)

@@ -104,14 +104,18 @@ def deis(
 
 
 def lms(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource) -> Iterator[Step]:
-    """The linear multistep method of k-diffusion: a cubic in sigma through the last four slopes, integrated."""
+    """The linear multistep method of k-diffusion: a cubic in sigma through the last four slopes, integrated.
+
+    The weights of the slopes add up to the length of the step, so that it is Euler's and the weighted differences.
+    """
     sigmas: list[float] = []
     slopes: list[Tensor] = []
     for i, sigma, sigma_next in schedule.intervals():
         denoised = denoise(x, sigma)
         sigmas, slopes = [sigma, *sigmas[:3]], [(x - denoised) / sigma, *slopes[:3]]
-        for weight, slope in zip(integrated_polynomials(sigmas, sigma_next), slopes, strict=True):
-            x = x + weight * slope
+        x = torch.lerp(denoised, x, sigma_next / sigma)
+        for weight, slope in zip(integrated_polynomials(sigmas, sigma_next)[1:], slopes[1:], strict=True):
+            x = x + weight * (slope - slopes[0])
         yield Step(i, sigma_next, x, denoised)
 
 
