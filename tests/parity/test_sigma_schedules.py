@@ -1,4 +1,4 @@
-"""The schedules that go with any solver, against diffusers where it has them, else against the formulas of their authors."""
+"""The schedules that go with any solver, against diffusers where it has them, else against their authors' formulas."""
 
 import json
 import math
@@ -150,6 +150,6 @@ def test_every_solver_takes_every_schedule(solver: str, schedule: str) -> None:
 
 
 def test_no_schedule_asks_for_more_levels_than_there_are() -> None:
-    with pytest.raises(SettingError, match="steps is 201; .*from 1 to 200"):
+    with pytest.raises(SettingError, match=r"steps is 201; .*from 1 to 200"):
         scheduled("simple", 201, num_train_timesteps=200)
     assert len(scheduled("sgm_uniform", 200, "lcm", num_train_timesteps=200)) == 200

@@ -104,7 +104,7 @@ def reference(folder: Path, solver: str, **changes: Any) -> Any:
 
 
 def brownian_path(draw: Any) -> Any:
-    """What DPMSolverSDEScheduler asks its Brownian tree: the path's way from one sigma down to another, over its length."""
+    """What DPMSolverSDEScheduler asks its Brownian tree: how far the path went between two sigmas, at variance 1."""
     path: dict[float, Any] = {}
 
     def at(sigma: float) -> Any:
@@ -137,7 +137,9 @@ def reference_run(scheduler: Any, steps: int, predict: Any, **kwargs: Any) -> li
     return [*latents[1:-1:2], latents[-1]] if scheduler.order == 2 else latents  # a half step between whole ones
 
 
-def own_run(config: dict[str, Any], solver: str | None, steps: int, predict: Any, eta: float | None = None) -> list[Tensor]:
+def own_run(
+    config: dict[str, Any], solver: str | None, steps: int, predict: Any, eta: float | None = None
+) -> list[Tensor]:
     plan = from_scheduler_config(config, solver, eta)
     schedule, noise = plan.schedule(steps), NoiseSource([SEED])
     x = plan.start(noise.draw(SHAPE), schedule)
@@ -269,7 +271,7 @@ def test_without_fresh_noise_an_ancestral_solver_is_the_plain_one(ancestral: str
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 @pytest.mark.parametrize(("solver", "alias"), [("euler", "Euler"), ("euler_ancestral", "turbo")])
 def test_turbo_checkpoints_take_one_to_four_steps(solver: str, alias: str, steps: int, tmp_path: Path) -> None:
-    """From the last timestep on: the schedulers of SD-Turbo and SDXL-Turbo. One step is the network's picture itself."""
+    """The schedulers of SD-Turbo and SDXL-Turbo start at the last timestep; one step is the network's own picture."""
     config = {**LATENT, "_class_name": CLASSES[solver][0], "timestep_spacing": "trailing", "steps_offset": 1}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     predict = network("epsilon")
@@ -284,7 +286,7 @@ def test_turbo_checkpoints_take_one_to_four_steps(solver: str, alias: str, steps
 
 
 def test_dpmpp_sde_and_2s_are_those_of_k_diffusion() -> None:
-    """sample_dpmpp_sde and sample_dpmpp_2s_ancestral in double precision, in t = -log sigma as k-diffusion writes them."""
+    """Its sample_dpmpp_sde and sample_dpmpp_2s_ancestral in double precision, in t = -log sigma as it writes them."""
     schedule = from_scheduler_config({**LATENT, "timestep_spacing": "trailing"}, "dpmpp_sde").schedule(6)
     denoise, sigmas = Denoiser(network("epsilon"), schedule), schedule.sigmas.tolist()
 

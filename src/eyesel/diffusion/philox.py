@@ -1,4 +1,4 @@
-"""Philox 4x32-10 (Salmon et al. 2011), the generator of CUDA, on any device: the noise that `torch.randn` draws on a GPU.
+"""Philox 4x32-10 (Salmon et al. 2011), the generator of CUDA, anywhere: the noise that `torch.randn` draws on a GPU.
 
 A GPU has one thread an element; thread i of the n-th draw takes the block of counter (n, 0, i, 0) under the seed as key
 and makes a normal number of its first two words, by Box and Muller's method with the constants of curand. This holds

@@ -4,8 +4,8 @@ A key that the file holds is kept, whatever solver is chosen: betas, spacing and
 that it does not hold takes the default of the diffusers class that the *chosen* solver stands for, and those defaults
 differ (DDIM spaces its timesteps "leading" and clips, Euler "linspace" and never clips). This is what that class's
 `from_config` does with the same file. Keys of other solvers mean nothing to the chosen one and are passed over; keys of
-its own that ask for mathematics not done here are an error. Two things go further than diffusers: `rescale_betas_zero_snr`
-holds for every solver, because betas are betas, and every solver takes every schedule.
+its own that ask for mathematics not done here are an error. Two things go further than diffusers:
+`rescale_betas_zero_snr` holds for every solver, because betas are betas, and every solver takes every schedule.
 """
 
 import math
@@ -27,7 +27,7 @@ from eyesel.errors import SettingError
 
 @dataclass(frozen=True)
 class Plan:
-    """A solver on a checkpoint's noise schedule; the fields are named as in scheduler_config.json, but for the first."""
+    """A solver on a checkpoint's noise schedule; the fields below `spread` are those of scheduler_config.json."""
 
     solver: str
     training: NoiseSchedule
@@ -97,7 +97,8 @@ class Plan:
         timesteps, sigmas = self._visited(steps, levels)
         if not bool((sigmas[1:] < sigmas[:-1]).all()):
             raise SettingError(
-                f"steps is {steps}, more noise levels than {self.spread or self.spacing} spacing tells apart; take fewer."
+                f"steps is {steps}, more noise levels than {self.spread or self.spacing} spacing tells apart; "
+                "take fewer."
             )
 
         ends_clean = self.set_alpha_to_one and self.final_sigmas_type == "zero"

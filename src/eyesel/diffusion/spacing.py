@@ -103,7 +103,7 @@ ALIGNED_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 
 
 
 def aligned_sigmas(table: tuple[float, ...], steps: int) -> Tensor:
-    """(steps,) float64, descending: log-linear between the entries; of the steps + 1 points the run's end is the last."""
+    """(steps,) float64, descending: log-linear between the entries; the last of steps + 1 points is the run's end."""
     at = torch.arange(steps, dtype=torch.float64) * ((len(table) - 1) / steps)
     logs = torch.tensor(table, dtype=torch.float64).log()
     low = at.long()

@@ -28,7 +28,7 @@ def heun(
 
 
 def dpm2(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource, eta: float = 0.0) -> Iterator[Step]:
-    """The midpoint method, its middle in log sigma: k-diffusion's DPM2, after DPM-Solver-2 (Lu et al. 2022, algorithm 1).
+    """The midpoint method in log sigma: DPM2 of k-diffusion, after DPM-Solver-2 (Lu et al. 2022a, algorithm 1).
 
     The slopes differ by (first - denoised) / middle, which over the whole step corrects Euler's.
     """
@@ -45,7 +45,7 @@ def dpm2(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource, et
 
 
 def dpmpp_2s(denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource, eta: float = 0.0) -> Iterator[Step]:
-    """DPM-Solver++(2S), Lu et al. 2022b, algorithm 1: D in the middle of the step, in log sigma, stands for all of it."""
+    """DPM-Solver++(2S), Lu et al. 2022b, algorithm 1: D half way, in log sigma, stands for the whole step."""
     for i, sigma, sigma_next in schedule.intervals():
         denoised = denoise(x, sigma)
         old, fresh = ancestral_split(sigma, sigma_next, eta)

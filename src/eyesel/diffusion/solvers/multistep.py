@@ -36,7 +36,9 @@ def dpmpp_2m(
         if previous is not None and h < math.inf and not (last and first_order_end):
             target = denoised + h / (2 * h_previous) * (denoised - previous)
         r = sigma_next / sigma
-        x = torch.lerp(target, x, r ** (1 + eta))  # of the old noise the share r^eta is kept, fresh noise fills the rest
+        x = torch.lerp(
+            target, x, r ** (1 + eta)
+        )  # of the old noise the share r^eta is kept, fresh noise fills the rest
         if eta and sigma_next > 0:
             x = x + sigma_next * math.sqrt(1 - r ** (2 * eta)) * noise.draw(x.shape)
         yield Step(i, sigma_next, x, denoised)
