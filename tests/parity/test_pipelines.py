@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image
 
-from eyesel import ImageClassifier, StableDiffusion
+from eyesel import CheckpointError, ImageClassifier, StableDiffusion
 from tiny_models import write_classifier, write_painter
 
 TOLERANCE = 1e-4
@@ -65,6 +65,40 @@ def test_text_to_image(painter, solver):
     pictures = theirs.image_processor.postprocess(pixels, output_type="np")
     for ours_, theirs_ in zip(last.pictures(), pictures, strict=True):
         assert np.abs(np.asarray(ours_.image) / 255 - theirs_).max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_as_shipped(painter, rescale):
+    """The checkpoint's own scheduler, PNDM, DDIM or Euler, and rescaled guidance."""
+    ours, theirs, folder = painter
+    shipped = diffusers.DiffusionPipeline.load_config(folder)["scheduler"][1]
+    theirs.scheduler = getattr(diffusers, shipped).from_pretrained(folder, subfolder="scheduler")
+    generators = [torch.Generator().manual_seed(7 + i) for i in range(len(PROMPTS))]
+    settings = {"guidance_scale": 5.0, "guidance_rescale": rescale, "negative_prompt": [NEGATIVE] * 2}
+    expected = theirs(PROMPTS, num_inference_steps=6, generator=generators, output_type="latent", **settings).images
+    last = our_last(ours, PROMPTS, steps=6, guidance=5.0, guidance_rescale=rescale, negative=NEGATIVE)
+    assert (last.latents - expected).abs().max().item() <= TOLERANCE * max(1.0, expected.abs().max().item())
+
+
+def test_schedules_intervals_and_generators_change_the_picture_alone(painter):
+    """What is asked for is kept in the picture's settings, and asking for it again gives the picture again."""
+    ours, _, _ = painter
+    plain = our_last(ours, PROMPTS[:1], steps=4, solver="DPM++ 2M").latents
+    for change in (
+        {"schedule": "Karras"},
+        {"schedule": "AYS"},
+        {"guidance_interval": (0.5, 5.0)},
+        {"rng": "philox"},
+        {"solver": "DPM++ 2M SDE", "eta": 0.5},
+    ):
+        settings = {"solver": "DPM++ 2M", **change}
+        last = our_last(ours, PROMPTS[:1], steps=4, **settings)
+        assert not torch.allclose(last.latents, plain, atol=1e-2), change
+        picture = last.pictures()[0]
+        again = {key: picture.settings[key] for key in ("solver", "schedule", "eta", "rng", "guidance_interval")}
+        assert torch.equal(our_last(ours, PROMPTS[:1], steps=4, **again).latents, last.latents), change
+    whole = our_last(ours, PROMPTS[:1], steps=4, solver="DPM++ 2M", guidance_interval=(0.0, 1000.0)).latents
+    assert torch.equal(whole, plain)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -138,3 +172,26 @@ def test_attention_maps_are_the_eager_ones(tmp_path):
     one = eye.attention(image, "attention", layer=1, head=2)
     assert (one.heat.flatten() - expected[1][0, 2, 0, 1:]).abs().max().item() <= TOLERANCE
     assert result.overlay().width / result.overlay().height == pytest.approx(70 / 45, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "complaint"),
+    [
+        ("unet", {"cross_attention_dim": 32}, "24 numbers a token and the UNet reads 32"),
+        ("unet", {"in_channels": 9}, "maps 9 channels to 4"),
+    ],
+)
+def test_parts_that_do_not_belong_together(tmp_path, part, change, complaint):
+    folder = write_painter(tmp_path, "sd1")
+    config = diffusers.UNet2DConditionModel.load_config(folder / part)
+    diffusers.UNet2DConditionModel.from_config({**config, **change}).save_pretrained(folder / part)
+    with pytest.raises(CheckpointError, match=complaint):
+        StableDiffusion.load(folder)
+
+
+def test_an_inpainting_folder_is_refused_by_name(tmp_path):
+    folder = write_painter(tmp_path, "sd1")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"))
+    with pytest.raises(CheckpointError, match="a Stable Diffusion inpainting checkpoint"):
+        StableDiffusion.load(folder)

@@ -223,7 +223,7 @@ def from_scheduler_config(
                 f"{' or '.join(map(str, accepted))} (another solver may not need it: {', '.join(SOLVERS)})."
             )
     known = {**BASE, **chosen.defaults}
-    settings = {key: config.get(key, default) for key, default in known.items()} | chosen.fixed
+    settings = {**{key: config.get(key, default) for key, default in known.items()}, **chosen.fixed}
     trained = {entry.name: settings.pop(entry.name) for entry in fields(NoiseSchedule)}
     if trained["trained_betas"] is not None:
         trained["trained_betas"] = tuple(trained["trained_betas"])

@@ -51,18 +51,9 @@ def renamed(tensors: Mapping[str, StoredTensor], table: RenameTable, where: str)
 
 
 def build(factory: Callable[[], Model]) -> Model:
-    """A model without memory or initial values: every parameter is on the meta device."""
-    with torch.device("meta"), _NoInit():
+    """A model without memory: every parameter is on the meta device."""
+    with torch.device("meta"):
         return factory()
-
-
-class _NoInit(torch.overrides.TorchFunctionMode):
-    """Leaves parameters as they are: what a file will fill needs no random numbers first."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def fill(
@@ -82,10 +73,14 @@ def fill(
     _check(expected, tensors, where)
     state = {}
     for name, parameter in expected.items():
-        # views of the file where nothing changes; otherwise a private copy, gone after its conversion
+        # views of the file where nothing changes; otherwise a view of this tensor alone, gone after its conversion
         keep = device.type == "cpu" and dtype in (None, tensors[name].dtype)
         tensor = tensors[name].mapped() if keep else tensors[name].read()
-        tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        if not keep:
+            # convolutions run channels-last, and would rearrange their weights in every call
+            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+            wanted = dtype if tensor.is_floating_point() else None
+            tensor = tensor.to(device=device, dtype=wanted, memory_format=layout)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
