@@ -48,7 +48,7 @@ NEAR_ZERO = 2**-40  # where diffusers takes an alpha_bar of 0 itself
 
 NO = (False, None)
 MULTISTEP = {"use_flow_sigmas": NO, "thresholding": NO, "solver_order": (2,)}
-KARRAS_DPM2 = Solver(solvers.dpm2, space="ve", defaults={**LATENT_BETAS, **SIGMAS, **RANGE}, whole="karras")
+DPM2 = Solver(solvers.dpm2, space="ve", defaults={**LATENT_BETAS, **SIGMAS, **RANGE}, whole="karras")
 DPMPP = Solver(
     solvers.dpmpp_2m,
     space="vp",
@@ -98,8 +98,8 @@ SOLVERS: dict[str, Solver] = {
         options=("clip",),
     ),
     "lms": Solver(solvers.lms, space="ve", defaults=SIGMAS),
-    "dpm2": KARRAS_DPM2,
-    "dpm2_ancestral": replace(KARRAS_DPM2, eta=1.0),
+    "dpm2": DPM2,
+    "dpm2_ancestral": replace(DPM2, eta=1.0),
     "dpmpp_2s_ancestral": replace(DPMPP_SDE, run=solvers.dpmpp_2s),  # which diffusers lacks
     "dpmpp_sde": DPMPP_SDE,
     "dpmpp_2m": DPMPP,

@@ -2,8 +2,9 @@
 
 A GPU has one thread an element; thread i of the n-th draw takes the block of counter (n, 0, i, 0) under the seed as key
 and makes a normal number of its first two words, by Box and Muller's method with the constants of curand. This holds
-while a draw fits into the threads of one launch, which the latents of pictures up to 1024 pixels do on the GPUs of the
-last years; AUTOMATIC1111 makes the same assumption when its random number generator is set to NV.
+while a draw fits into the threads that the GPU runs at once: the latents of a picture of 768 x 768 do on nearly every
+GPU, those of 1024 x 1024 from 32 multiprocessors of 2048 threads on. AUTOMATIC1111 assumes the same when its random
+number generator is set to NV.
 """
 
 import math
