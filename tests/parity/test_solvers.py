@@ -341,7 +341,8 @@ def test_lms_integrates_cubics_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "original", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"]
+    "original",
+    ["PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"],
 )
 @pytest.mark.parametrize("solver", CLASSES)
 def test_a_saved_scheduler_opens_in_another_solver(solver: str, original: str, tmp_path: Path) -> None:

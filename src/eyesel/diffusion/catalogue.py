@@ -58,7 +58,7 @@ DPMPP = Solver(
         "solver_type": ("midpoint", "logrho", "bh1", "bh2"),  # the names of other classes mean midpoint here
         "use_lu_lambdas": NO,
         "lambda_min_clipped": (-math.inf,),
-        "variance_type": (None,),
+        "variance_type": (None, "fixed_small", "fixed_large"),  # DDPM's; a learned one is more for the network to say
     },
     options=("lower_order_final", "euler_at_final"),
     whole="always",
