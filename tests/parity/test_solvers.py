@@ -285,8 +285,8 @@ def test_turbo_checkpoints_take_one_to_four_steps(solver: str, alias: str, steps
         torch.testing.assert_close(ours[0], Denoiser(predict, schedule)(x, schedule.sigmas[0].item()))
 
 
-def test_dpmpp_sde_and_2s_are_those_of_k_diffusion() -> None:
-    """Its sample_dpmpp_sde and sample_dpmpp_2s_ancestral in double precision, in t = -log sigma as it writes them."""
+def test_ancestral_midpoint_solvers_are_those_of_k_diffusion() -> None:
+    """Its sample_dpmpp_sde, _dpmpp_2s_ancestral and _dpm_2_ancestral in double precision, as it writes them."""
     schedule = from_scheduler_config({**LATENT, "timestep_spacing": "trailing"}, "dpmpp_sde").schedule(6)
     denoise, sigmas = Denoiser(network("epsilon"), schedule), schedule.sigmas.tolist()
 
@@ -298,7 +298,7 @@ def test_dpmpp_sde_and_2s_are_those_of_k_diffusion() -> None:
         t, t_end = -math.log(start), -math.log(end)
         return (math.exp(-t_end) / math.exp(-t)) * x - math.expm1(t - t_end) * denoised
 
-    for solver in ("dpmpp_sde", "dpmpp_2s_ancestral"):
+    for solver in ("dpmpp_sde", "dpmpp_2s_ancestral", "dpm2_ancestral"):
         generator = torch.Generator().manual_seed(SEED)
         x = torch.randn(SHAPE, generator=generator).double() * sigmas[0]
         path = brownian_path(lambda generator=generator: torch.randn(SHAPE, generator=generator))
@@ -318,7 +318,11 @@ def test_dpmpp_sde_and_2s_are_those_of_k_diffusion() -> None:
                 middle = math.exp((math.log(start) + math.log(down)) / 2)
                 half = exponential(x, denoised, start, middle)
                 noise = torch.randn(SHAPE, generator=generator)
-            x = exponential(x, denoise(half.float(), middle).double(), start, down) + up * noise
+            again = denoise(half.float(), middle).double()
+            if solver == "dpm2_ancestral":
+                x = x + (half - again) / middle * (down - start) + up * noise
+            else:
+                x = exponential(x, again, start, down) + up * noise
         ours = own_run({**LATENT, "timestep_spacing": "trailing"}, solver, 6, network("epsilon"))
         assert difference(ours[-1:], [x.float()]) <= TOLERANCE
 
