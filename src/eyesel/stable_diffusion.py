@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyesel.diffusion import Denoiser, NoiseSource, from_scheduler_config, guided
+from eyesel.diffusion import Denoiser, NoiseSource, from_scheduler_config, guided, within
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import save_image, to_pil
 from eyesel.models.autoencoder import Autoencoder
@@ -42,10 +42,21 @@ class Picture:
         lines = [s["prompt"]]
         if s["negative"]:
             lines.append(f"Negative prompt: {s['negative']}")
-        lines.append(
-            f"Steps: {s['steps']}, Sampler: {s['solver']}, CFG scale: {s['guidance']:g}, Seed: {self.seed}, "
-            f"Size: {s['width']}x{s['height']}, Model: {s['model']}"
-        )
+        interval = s["guidance_interval"]
+        entries = {
+            "Steps": s["steps"],
+            "Sampler": s["solver"],
+            "Schedule type": s["schedule"],
+            "CFG scale": f"{s['guidance']:g}",
+            "Guidance rescale": s["guidance_rescale"] or None,
+            "Guidance interval": interval and f"{interval[0]:g}-{interval[1]:g}",
+            "Seed": self.seed,
+            "Size": f"{s['width']}x{s['height']}",
+            "Model": s["model"],
+            "Eta": s["eta"],
+            "RNG": "NV" if s["rng"] == "philox" else None,
+        }
+        lines.append(", ".join(f"{name}: {value}" for name, value in entries.items() if value is not None))
         return "\n".join(lines)
 
     def enlarged(self, factor: int) -> Image.Image:
@@ -174,7 +185,12 @@ class StableDiffusion:
         negative: str | None = None,
         steps: int = 25,
         guidance: float = 7.5,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         solver: str | None = None,
+        schedule: str | None = None,
+        eta: float | None = None,
+        rng: str = "cpu",
         seed: int | None = None,
         size: tuple[int, int] | None = None,
         n: int = 1,
@@ -184,8 +200,11 @@ class StableDiffusion:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
 
         `size` is (width, height) in pixels, by default what the checkpoint was trained at. Picture i starts from seed
-        + i; without a seed one is drawn. `solver` None is the checkpoint's own. `noise` (B, channels, h, w), of
-        variance 1, replaces the seeds' first draw.
+        + i; without a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw.
+
+        `solver`, `schedule` and `eta` None are the checkpoint's and the solver's own; names such as "DPM++ 2M Karras"
+        are understood. Guidance acts at the noise levels of `guidance_interval` (low, high), and `guidance_rescale`
+        takes some of its contrast away. `rng` "philox" draws the noise of a GPU, as AUTOMATIC1111 does.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or any(not p.strip() for p in prompts):
@@ -193,18 +212,19 @@ class StableDiffusion:
         if n < 1:
             raise SettingError(f"n is {n}; at least one picture has to be painted.")
         width, height = self._size(size)
-        plan = from_scheduler_config(self.scheduler, solver)
-        schedule = plan.schedule(steps)
+        plan = from_scheduler_config(self.scheduler, solver, eta, schedule, xl=self.unet.config.added_dim is not None)
+        run_schedule = plan.schedule(steps)
         seed = secrets.randbelow(2**32) if seed is None else seed
 
         prompts = [p for p in prompts for _ in range(n)]
         seeds = [seed + i for i in range(len(prompts))]
-        source = NoiseSource(seeds, self.device)
-        network = guided(
-            self._network(tap),
-            self._conditioning(prompts, (width, height)),
-            self._conditioning([negative or ""] * len(prompts), (width, height), zero=negative is None),
-            guidance,
+        source = NoiseSource(seeds, self.device, rng)
+        network, conditional = self._network(tap), self._conditioning(prompts, (width, height))
+        negatives = self._conditioning([negative or ""] * len(prompts), (width, height), zero=negative is None)
+        denoise = within(
+            guidance_interval,
+            Denoiser(guided(network, conditional, negatives, guidance, guidance_rescale), run_schedule),
+            Denoiser(guided(network, conditional, negatives, 1), run_schedule),
         )
         factor = self.autoencoder.config.factor
         shape = (len(prompts), self.autoencoder.config.latent_channels, height // factor, width // factor)
@@ -218,7 +238,12 @@ class StableDiffusion:
             "negative": negative or "",
             "steps": steps,
             "guidance": guidance,
+            "guidance_rescale": guidance_rescale,
+            "guidance_interval": guidance_interval,
             "solver": plan.solver,
+            "schedule": plan.spread,
+            "eta": eta,
+            "rng": rng,
             "width": width,
             "height": height,
             "model": self.name,
@@ -231,8 +256,8 @@ class StableDiffusion:
             ]
 
         def run() -> Iterator[Painting]:
-            x = plan.start(first, schedule)
-            for step in plan.solve(Denoiser(network, schedule), x, schedule, source):
+            x = plan.start(first, run_schedule)
+            for step in plan.solve(denoise, x, run_schedule, source):
                 yield Painting(step.index, steps, step.x, step.denoised, finish)
 
         return run()

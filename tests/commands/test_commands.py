@@ -121,6 +121,20 @@ def test_generate_same_seed_same_picture(run, painter, tmp_path):
     assert json.loads(metadata["eyesel"])["seed"] == 7
 
 
+def test_generate_writes_down_how(run, painter, tmp_path):
+    options = ["--solver", "DPM++ 2M SDE Karras", "--eta", 0.5, "--rng", "philox"]
+    options += ["--guidance-rescale", 0.7, "--guidance-interval", "0.28,5.42"]
+    code, out, _ = run("generate", "a fox", "-m", painter, "--steps", 2, "--seed", 7, "--json", *options)
+    assert code == 0
+    entry = json.loads(out)[0]
+    assert (entry["solver"], entry["schedule"], entry["eta"], entry["rng"]) == ("dpmpp_2m_sde", "karras", 0.5, "philox")
+    assert (entry["guidance_rescale"], entry["guidance_interval"]) == (0.7, [0.28, 5.42])
+    parameters = read_metadata(tmp_path / "picture.png")["parameters"]
+    assert "Sampler: dpmpp_2m_sde, Schedule type: karras, CFG scale: 7.5" in parameters
+    assert "Guidance rescale: 0.7, Guidance interval: 0.28-5.42, Seed: 7" in parameters
+    assert parameters.endswith("Eta: 0.5, RNG: NV")
+
+
 def test_generate_enlarged_and_other_sizes(run, painter, tmp_path):
     assert run("generate", "a fox", "-m", painter, "--steps", 1, "--size", "40x64", "--enlarge", 4)[0] == 0
     with Image.open(tmp_path / "picture.png") as image:
@@ -173,7 +187,14 @@ def refused(result, *words):
         (["--size", "big"], ["big", "512x768"]),
         (["--guidance", "nan"], ["nan"]),
         (["--guidance", "inf"], ["inf"]),
-        (["--solver", "magic"], ["magic", "euler"]),
+        (["--solver", "eule"], ["eule", "euler"]),
+        (["--schedule", "carras"], ["carras", "karras"]),
+        (["--solver", "DPM++ 2M Karras", "--schedule", "beta"], ["Karras", "beta"]),
+        (["--solver", "euler", "--eta", "0.5"], ["eta", "0.5", "euler_ancestral"]),
+        (["--guidance-rescale", "2"], ["guidance_rescale", "2"]),
+        (["--guidance-interval", "5"], ["5", "0.28,5.42"]),
+        (["--guidance-interval", "5,1"], ["5 to 1", "0.28"]),
+        (["--rng", "gpu"], ["gpu", "philox"]),
         (["--seed", "-1"], ["-1"]),
         (["--precision", "int3"], ["int3", "float32"]),
         (["--device", "abacus"], ["abacus", "cpu"]),

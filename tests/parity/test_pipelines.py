@@ -67,6 +67,40 @@ def test_text_to_image(painter, solver):
         assert np.abs(np.asarray(ours_.image) / 255 - theirs_).max() <= 1.01 / 255
 
 
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_as_shipped(painter, rescale):
+    """The checkpoint's own scheduler, PNDM, DDIM or Euler, and rescaled guidance."""
+    ours, theirs, folder = painter
+    shipped = diffusers.DiffusionPipeline.load_config(folder)["scheduler"][1]
+    theirs.scheduler = getattr(diffusers, shipped).from_pretrained(folder, subfolder="scheduler")
+    generators = [torch.Generator().manual_seed(7 + i) for i in range(len(PROMPTS))]
+    settings = {"guidance_scale": 5.0, "guidance_rescale": rescale, "negative_prompt": [NEGATIVE] * 2}
+    expected = theirs(PROMPTS, num_inference_steps=6, generator=generators, output_type="latent", **settings).images
+    last = our_last(ours, PROMPTS, steps=6, guidance=5.0, guidance_rescale=rescale, negative=NEGATIVE)
+    assert (last.latents - expected).abs().max().item() <= TOLERANCE * max(1.0, expected.abs().max().item())
+
+
+def test_schedules_intervals_and_generators_change_the_picture_alone(painter):
+    """What is asked for is kept in the picture's settings, and asking for it again gives the picture again."""
+    ours, _, _ = painter
+    plain = our_last(ours, PROMPTS[:1], steps=4, solver="DPM++ 2M").latents
+    for change in (
+        {"schedule": "Karras"},
+        {"schedule": "AYS"},
+        {"guidance_interval": (0.5, 5.0)},
+        {"rng": "philox"},
+        {"solver": "DPM++ 2M SDE", "eta": 0.5},
+    ):
+        settings = {"solver": "DPM++ 2M", **change}
+        last = our_last(ours, PROMPTS[:1], steps=4, **settings)
+        assert not torch.allclose(last.latents, plain, atol=1e-2), change
+        picture = last.pictures()[0]
+        again = {key: picture.settings[key] for key in ("solver", "schedule", "eta", "rng", "guidance_interval")}
+        assert torch.equal(our_last(ours, PROMPTS[:1], steps=4, **again).latents, last.latents), change
+    whole = our_last(ours, PROMPTS[:1], steps=4, solver="DPM++ 2M", guidance_interval=(0.0, 1000.0)).latents
+    assert torch.equal(whole, plain)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_without_a_negative_prompt(painter, guidance):
     """SDXL then takes zeros instead of the empty prompt; guidance 1 is a single pass."""

@@ -16,7 +16,10 @@ CLASSES = {
     "ddim": "DDIMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "ddpm": "DDPMScheduler",
     "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
 }
 SPACINGS = ("leading", "linspace", "trailing")
 LATENT: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -62,7 +65,8 @@ def test_exactly_the_promised_number_of_steps(solver: str, spacing: str, karras:
         schedule = plan.schedule(steps)
         assert len(schedule) == len(schedule.timesteps) == len(schedule.arrivals) == steps
         assert len(schedule.sigmas) == steps + 1
-        assert (schedule.sigmas[1:] < schedule.sigmas[:-1]).all()
+        assert (schedule.sigmas[1:-1] < schedule.sigmas[:-2]).all()
+        assert schedule.sigmas[-1] <= schedule.sigmas[-2]  # DEIS with Karras sigmas stays where it is, as in diffusers
         assert schedule.sigmas.dtype == schedule.timesteps.dtype == torch.float32
 
 
@@ -93,8 +97,8 @@ def test_absent_keys_take_the_defaults_of_the_chosen_solver() -> None:
 @pytest.mark.parametrize(
     ("config", "solver", "message"),
     [
-        ({}, "eulerr", "solver is 'eulerr'; choose one of euler, .*lcm"),
-        ({"_class_name": "LMSDiscreteScheduler"}, None, "LMSDiscreteScheduler.*choose one of euler"),
+        ({}, "eulerr", "solver is 'eulerr'; the nearest names are euler, "),
+        ({"_class_name": "DPMSolverSinglestepScheduler"}, None, "DPMSolverSinglestepScheduler.*choose one of euler"),
         ({}, None, "None.*choose one of euler"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "euler", "FlowMatchEulerDiscreteScheduler"),
         ({"prediction_type": "flow_prediction"}, "euler", "prediction_type is 'flow_prediction'.*epsilon"),
@@ -109,8 +113,9 @@ def test_absent_keys_take_the_defaults_of_the_chosen_solver() -> None:
         ({"sigma_min": -0.1, "use_karras_sigmas": True}, "euler", "sigma_min is -0.1"),
         ({"original_inference_steps": 2000}, "lcm", "original_inference_steps is 2000"),
         ({"thresholding": True}, "ddim", "thresholding to True"),
-        ({"use_exponential_sigmas": True}, "euler", "use_exponential_sigmas to True"),
-        ({"use_beta_sigmas": True}, "heun", "use_beta_sigmas to True"),
+        ({"use_beta_sigmas": True, "use_karras_sigmas": True}, "heun", "asks for karras and beta sigmas at once"),
+        ({"variance_type": "learned"}, "ddpm", "variance_type to 'learned'"),
+        ({"skip_prk_steps": False}, "PLMS", "skip_prk_steps to False"),
         ({"timestep_type": "continuous"}, "euler", "timestep_type to 'continuous'"),
         ({"solver_order": 3}, "dpmpp_2m", "solver_order to 3"),
         ({"solver_type": "heun"}, "dpmpp_2m", "solver_type to 'heun'"),
@@ -127,7 +132,8 @@ def test_bad_configs_are_named(config: dict[str, Any], solver: str | None, messa
 def test_keys_of_other_solvers_are_passed_over() -> None:
     """As diffusers does: a checkpoint of DPM-Solver++ with Karras sigmas still opens in DDIM."""
     config = {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3, "use_karras_sigmas": True}
-    assert not from_scheduler_config(config, "ddim").use_karras_sigmas
+    assert from_scheduler_config(config, "ddim").spread is None
+    assert from_scheduler_config({"use_karras_sigmas": True}, "dpmpp_2m").spread == "karras"
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 2.5, None])
@@ -146,8 +152,8 @@ def test_more_steps_than_a_spacing_can_tell_apart() -> None:
         from_scheduler_config({**LATENT, "timestep_spacing": "leading"}, "unipc").schedule(1000)
 
 
-def test_eta_belongs_to_ddim() -> None:
-    with pytest.raises(SettingError, match=r"eta is 0.5, but the solver euler"):
+def test_eta_belongs_to_the_solvers_that_draw_noise() -> None:
+    with pytest.raises(SettingError, match=r"eta is 0.5, but the solver euler has none; .*one of euler_ancestral, .*"):
         from_scheduler_config(LATENT, "euler", eta=0.5)
     for eta in (-0.1, 1.5, math.nan):
         with pytest.raises(SettingError, match="eta is"):

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor
 
-from eyesel.diffusion import NoiseSource, guided
+from eyesel.diffusion import NoiseSource, guided, within
+from eyesel.diffusion.philox import PhiloxGenerator, philox
 from eyesel.errors import SettingError
 
 X, T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0, 500.0])
@@ -55,6 +57,36 @@ def test_guidance_must_be_finite(guidance: float) -> None:
         guided(Network(), PROMPT, EMPTY, guidance)
 
 
+@pytest.mark.parametrize("phi", [0.3, 0.7, 1.0])
+def test_rescaled_guidance_is_that_of_diffusers(phi: float) -> None:
+    expected = rescale_noise_cfg(guided(Network(), PROMPT, EMPTY, 7.5)(X, T), Network()(X, T, **PROMPT), phi)
+    torch.testing.assert_close(guided(Network(), PROMPT, EMPTY, 7.5, phi)(X, T), expected)
+    if phi == 1:
+        torch.testing.assert_close(expected.std((1, 2, 3)), Network()(X, T, **PROMPT).std((1, 2, 3)))
+
+
+@pytest.mark.parametrize("rescale", [-0.1, 1.1, math.nan])
+def test_rescale_is_a_share(rescale: float) -> None:
+    with pytest.raises(SettingError, match="guidance_rescale is"):
+        guided(Network(), PROMPT, EMPTY, 2.0, rescale)
+
+
+def test_outside_its_interval_guidance_costs_one_pass() -> None:
+    network = Network()
+    inside, outside = (guided(network, PROMPT, EMPTY, guidance) for guidance in (3.0, 1.0))
+    denoise = within((0.3, 5.0), lambda x, sigma: inside(x, T), lambda x, sigma: outside(x, T))
+    for sigma in (14.6, 5.1, 5.0, 1.0, 0.31, 0.3, 0.1):
+        denoise(X, sigma)
+    assert network.batches == [2, 2, 4, 4, 4, 2, 2]
+    assert within(None, inside, outside) is inside
+
+
+@pytest.mark.parametrize("interval", [(1.0, 1.0), (5.0, 1.0), (-1.0, 2.0), (math.nan, 2.0)])
+def test_an_interval_rises(interval: tuple[float, float]) -> None:
+    with pytest.raises(SettingError, match="guidance_interval is"):
+        within(interval, lambda x, sigma: x, lambda x, sigma: x)
+
+
 def test_noise_is_what_diffusers_draws_for_the_seed() -> None:
     noise, generator = NoiseSource([7]), torch.Generator("cpu").manual_seed(7)
     for _ in range(3):
@@ -65,6 +97,47 @@ def test_noise_does_not_depend_on_the_batch() -> None:
     together, alone = NoiseSource([5, 6, 7]), NoiseSource([7])
     for _ in range(3):
         assert torch.equal(together.draw((3, 4, 8, 8))[2:], alone.draw((1, 4, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)
+def test_philox_gives_the_known_answers(counter: str, key: str, expected: str) -> None:
+    """philox4x32-10 in Random123's kat_vectors."""
+    words = philox([torch.tensor([int(word, 16)]) for word in counter.split()], [int(k, 16) for k in key.split()])
+    assert " ".join(f"{word.item():08x}" for word in words) == expected
+
+
+def test_philox_noise_is_that_of_automatic1111() -> None:
+    """The expected output in its modules/rng_philox.py, which is `torch.randn((3, 4), device="cuda")` of seed 0."""
+    expected = [
+        [-0.92466259, -0.42534415, -2.6438457, 0.14518388],
+        [-0.12086647, -0.57972564, -0.62285122, -0.32838709],
+        [-1.07454231, -0.36314407, -1.67105067, 2.26550497],
+    ]
+    noise = PhiloxGenerator(0).normal((3, 4))
+    assert noise.dtype == torch.float32
+    torch.testing.assert_close(noise, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_philox_noise_goes_on_and_stays_with_its_seed() -> None:
+    together, alone = NoiseSource([5, 2**63 + 6], rng="philox"), NoiseSource([2**63 + 6], rng="philox")
+    draws = [together.draw((2, 4, 32, 32)) for _ in range(3)]
+    assert all(torch.equal(noise[1:], alone.draw((1, 4, 32, 32))) for noise in draws)
+    everything = torch.stack(draws)
+    assert len(everything.unique()) > 0.999 * everything.numel()
+    assert abs(everything.mean()) < 0.02
+    assert abs(everything.std() - 1) < 0.02
+
+
+def test_an_unknown_generator() -> None:
+    with pytest.raises(SettingError, match="rng is 'gpu'; choose one of cpu, philox"):
+        NoiseSource([0], rng="gpu")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5])

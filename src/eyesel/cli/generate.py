@@ -15,9 +15,25 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
     steps: Annotated[int, typer.Option(help="More is slower and finer.")] = 25,
     guidance: Annotated[float, typer.Option(help="How closely to follow the prompt; 1 is no guidance.")] = 7.5,
-    solver: Annotated[
-        str | None, typer.Option(help="euler, ddim, dpmpp_2m, unipc, ...; default the checkpoint's own.")
+    guidance_rescale: Annotated[
+        float, typer.Option(help="How much of guidance's added contrast to take away, 0 to 1.")
+    ] = 0.0,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Guide only at these noise levels, such as 0.28,5.42: faster."),
     ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(help='euler, ddim, "DPM++ 2M Karras", turbo, ...; default the checkpoint\'s own.'),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="karras, sgm_uniform, align_your_steps, ...; default the checkpoint's own."),
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="The share of fresh noise, 0 to 1; default the solver's own.")
+    ] = None,
+    rng: Annotated[str, typer.Option(help="Whose noise: cpu (diffusers, ComfyUI) or philox (AUTOMATIC1111).")] = "cpu",
     seed: Annotated[int | None, typer.Option(help="The same seed paints the same picture; default random.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 512x768.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
@@ -39,7 +55,7 @@ def generate(
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
-    wanted = _size(size)
+    wanted, interval = _size(size), _interval(guidance_interval)
     seed = secrets.randbelow(2**32) if seed is None else seed
 
     from eyesel.stable_diffusion import StableDiffusion
@@ -49,7 +65,18 @@ def generate(
     with progress("painting", n * steps) as advance:
         for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
             for painting in painter.steps(
-                prompt, negative=negative, steps=steps, guidance=guidance, solver=solver, seed=seed + i, size=wanted
+                prompt,
+                negative=negative,
+                steps=steps,
+                guidance=guidance,
+                guidance_rescale=guidance_rescale,
+                guidance_interval=interval,
+                solver=solver,
+                schedule=schedule,
+                eta=eta,
+                rng=rng,
+                seed=seed + i,
+                size=wanted,
             ):
                 advance()
                 last = painting
@@ -72,3 +99,15 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
         raise SettingError(f"--size {text!r} is not WIDTHxHEIGHT; write for example 512x768.")
     return int(width), int(height)
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    from eyesel.errors import SettingError
+
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise SettingError(f"--guidance-interval {text!r} is not LOW,HIGH; write for example 0.28,5.42.") from None
+    return low, high

@@ -13,14 +13,17 @@
 `unet` receives x of variance about 1 in float32 and t (B,) in float32, and casts as it likes; the state stays float32.
 """
 
+from eyesel.diffusion.catalogue import SOLVERS
 from eyesel.diffusion.denoiser import Denoiser
-from eyesel.diffusion.guidance import guided
+from eyesel.diffusion.guidance import guided, within
 from eyesel.diffusion.noise import NoiseSource
-from eyesel.diffusion.plan import SOLVERS, Plan, from_scheduler_config
+from eyesel.diffusion.plan import Plan, from_scheduler_config
 from eyesel.diffusion.schedule import NoiseSchedule, Schedule
 from eyesel.diffusion.solvers import Step
+from eyesel.diffusion.spacing import SCHEDULES
 
 __all__ = [
+    "SCHEDULES",
     "SOLVERS",
     "Denoiser",
     "NoiseSchedule",
@@ -30,4 +33,5 @@ __all__ = [
     "Step",
     "from_scheduler_config",
     "guided",
+    "within",
 ]

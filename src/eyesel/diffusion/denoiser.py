@@ -17,6 +17,24 @@ from eyesel.diffusion.guidance import Network
 from eyesel.diffusion.schedule import Schedule
 
 
+def to_denoised(prediction_type: str, prediction: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """D of what the network predicts."""
+    if prediction_type == "epsilon":
+        return x - sigma * prediction
+    if prediction_type == "v_prediction":
+        return x / (sigma**2 + 1) - sigma / (sigma**2 + 1) ** 0.5 * prediction
+    return prediction
+
+
+def to_prediction(prediction_type: str, denoised: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """The inverse: what a network predicts that expects `denoised`."""
+    if prediction_type == "epsilon":
+        return (x - denoised) / sigma
+    if prediction_type == "v_prediction":
+        return (x / (sigma**2 + 1) - denoised) * ((sigma**2 + 1) ** 0.5 / sigma)
+    return denoised
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """`network(x, t)` as D(x, sigma); t is (B,) float32. x keeps its dtype, whatever the network computes in."""
@@ -25,11 +43,6 @@ class Denoiser:
     schedule: Schedule
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        c = (sigma**2 + 1) ** -0.5
         t = x.new_full((len(x),), self.schedule.timestep(sigma))
-        prediction = self.network(c * x, t).to(x.dtype)
-        if self.schedule.prediction_type == "epsilon":
-            return x - sigma * prediction
-        if self.schedule.prediction_type == "v_prediction":
-            return c**2 * x - c * sigma * prediction
-        return prediction
+        prediction = self.network((sigma**2 + 1) ** -0.5 * x, t).to(x.dtype)
+        return to_denoised(self.schedule.prediction_type, prediction, x, sigma)

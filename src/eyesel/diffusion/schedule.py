@@ -1,4 +1,4 @@
-"""Schedules: how much noise each training timestep carries, and which of those levels a solver visits.
+"""Schedules: how much noise each training timestep carries, and a run over some of those levels.
 
 Training mixes a picture with noise, `x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon` (Ho et al. 2020,
 equation 4). Divided by `sqrt(alpha_bar_t)` this is `x = x_0 + sigma epsilon` with `sigma = sqrt((1 - alpha_bar) /
@@ -23,7 +23,6 @@ from eyesel.errors import SettingError
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-SPACINGS = ("leading", "linspace", "trailing")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -125,34 +124,6 @@ class Schedule:
             if sigma == own:
                 return timestep
         return timesteps_at(torch.tensor([sigma], dtype=torch.float64), self.levels).item()
-
-
-def spaced_timesteps(spacing: str, steps: int, total: int, offset: int, spare: int) -> Tensor:
-    """(steps,) float64, descending: table 2 of Lin et al. 2024; `spare` points are laid out below the last one."""
-    points = torch.arange(steps + spare, dtype=torch.float64)
-    if spacing == "trailing":
-        # The stride that numpy's arange uses (halves round differently with the exact one), but never a step too many.
-        stride = total - (total - total / steps)
-        return (total - points[:steps] * stride).round() - 1
-    if spacing == "leading":
-        grid = points * (total // len(points)) + offset
-    else:  # One point alone lies at 0, so a single step without a spare point starts from almost no noise.
-        grid = (points * ((total - 1) / max(len(points) - 1, 1))).clamp(max=total - 1)
-    return grid.flip(0)[:steps]
-
-
-def lcm_timesteps(steps: int, total: int, distilled: int) -> Tensor:
-    """(steps,) float64, descending: an even choice among the timesteps that a consistency model was distilled on."""
-    table = torch.arange(distilled, 0, -1, dtype=torch.float64) * (total // distilled) - 1
-    return table[(torch.arange(steps, dtype=torch.float64) * (distilled / steps)).long()]
-
-
-def karras_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
-    """(steps,) float64, descending: Karras et al. 2022, equation 5, rho = 7."""
-    rho = 7.0
-    ramp = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (first + ramp * (last - first)) ** rho
 
 
 def sigmas_at(timesteps: Tensor, levels: Tensor) -> Tensor:
