@@ -4,20 +4,32 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from eyesel.diffusion import Denoiser, NoiseSource, from_scheduler_config, guided
+from eyesel.conditioning import EncodedText, PromptEncoder, Script, by_length, emphasis_mode
+from eyesel.diffusion import (
+    Composition,
+    Denoiser,
+    Network,
+    NoiseSource,
+    StepDenoiser,
+    from_scheduler_config,
+    guided,
+)
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import save_image, to_pil
 from eyesel.models.autoencoder import Autoencoder
-from eyesel.models.clip_text import ClipText, TextFeatures
+from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.hub import resolve
@@ -45,6 +57,8 @@ class Picture:
         lines.append(
             f"Steps: {s['steps']}, Sampler: {s['solver']}, CFG scale: {s['guidance']:g}, Seed: {self.seed}, "
             f"Size: {s['width']}x{s['height']}, Model: {s['model']}"
+            + (f", Clip skip: {s['clip_skip']}" if s["clip_skip"] else "")
+            + (f", Emphasis: {s['emphasis'].capitalize()}" if s["emphasis"] != "original" else "")
         )
         return "\n".join(lines)
 
@@ -103,6 +117,7 @@ class StableDiffusion:
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.device = unet.conv_in.weight.device
         self._check_parts()
+        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=unet.config.added_dim is not None)
 
     def _check_parts(self) -> None:
         """Parts of different checkpoints can be put into one folder; they need not fit each other."""
@@ -178,16 +193,28 @@ class StableDiffusion:
         seed: int | None = None,
         size: tuple[int, int] | None = None,
         n: int = 1,
+        clip_skip: int | None = None,
+        emphasis: str = "original",
         noise: Tensor | None = None,
         tap: Tap | None = None,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
+
+        Prompts are of any length and follow AUTOMATIC1111's conventions: `(word:1.2)` and `[word]` weigh words, `BREAK`
+        starts a new chunk, `[fox:owl:0.4]` and `[fox|owl]` change over the steps, `a fox AND an owl :1.2` combines
+        prompts (not in the negative one); `\\(` is a plain bracket. `emphasis` says what weights do: "original", "no
+        norm", "ignore", or "none", which makes brackets plain text. `clip_skip` n takes the text encoder's n-th layer
+        from the end (None: what the checkpoint was trained with).
 
         `size` is (width, height) in pixels, by default what the checkpoint was trained at. Picture i starts from seed
         + i; without a seed one is drawn. `solver` None is the checkpoint's own. `noise` (B, channels, h, w), of
         variance 1, replaces the seeds' first draw.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        for text in (*prompts, negative or ""):
+            _, wanted = loras(text)
+            if wanted:
+                raise SettingError(f"The prompt asks for the LoRA {wanted[0].name!r}, which cannot be applied yet.")
         if not prompts or any(not p.strip() for p in prompts):
             raise SettingError("The prompt is empty: say what to paint (guidance 0 paints without regard to it).")
         if n < 1:
@@ -200,12 +227,10 @@ class StableDiffusion:
         prompts = [p for p in prompts for _ in range(n)]
         seeds = [seed + i for i in range(len(prompts))]
         source = NoiseSource(seeds, self.device)
-        network = guided(
-            self._network(tap),
-            self._conditioning(prompts, (width, height)),
-            self._conditioning([negative or ""] * len(prompts), (width, height), zero=negative is None),
-            guidance,
-        )
+        encode = partial(self.prompt_encoder.encode, clip_skip=clip_skip, emphasis=emphasis)
+        script = Script(prompts, negative or "", steps, encode)
+        networks = self._networks(script, steps, guidance, (width, height), zero=negative is None, tap=tap)
+        denoiser = StepDenoiser([Denoiser(network, schedule) for network in networks], schedule)
         factor = self.autoencoder.config.factor
         shape = (len(prompts), self.autoencoder.config.latent_channels, height // factor, width // factor)
         first = source.draw(shape)
@@ -221,6 +246,8 @@ class StableDiffusion:
             "solver": plan.solver,
             "width": width,
             "height": height,
+            "clip_skip": clip_skip,
+            "emphasis": emphasis_mode(emphasis),
             "model": self.name,
         }
 
@@ -232,7 +259,7 @@ class StableDiffusion:
 
         def run() -> Iterator[Painting]:
             x = plan.start(first, schedule)
-            for step in plan.solve(Denoiser(network, schedule), x, schedule, source):
+            for step in plan.solve(denoiser, x, schedule, source):
                 yield Painting(step.index, steps, step.x, step.denoised, finish)
 
         return run()
@@ -271,25 +298,37 @@ class StableDiffusion:
 
         return network
 
-    def _conditioning(self, prompts: list[str], size: tuple[int, int], zero: bool = False) -> dict[str, Tensor]:
-        """What the UNet is told: `context`, and for SDXL `pooled` and `sizes`; each distinct prompt is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        rows = torch.tensor([distinct.index(p) for p in prompts], device=self.device)
-        features = self._encode(distinct)
-        dtype = self.unet.conv_in.weight.dtype
-        if self.unet.config.added_dim is None:
-            return {"context": features[0].last.to(dtype)[rows]}
-        context = torch.cat([f.penultimate for f in features], dim=-1).to(dtype)[rows]
-        pooled = features[-1].pooled.to(dtype)[rows]
-        if zero and self.zero_negative:  # SDXL was trained with zeros, not with the empty prompt
-            context, pooled = torch.zeros_like(context), torch.zeros_like(pooled)
-        width, height = size
-        sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts), device=self.device)
-        return {"context": context, "pooled": pooled, "sizes": sizes}
+    def _networks(
+        self, script: Script, steps: int, guidance: float, size: tuple[int, int], zero: bool, tap: Tap | None
+    ) -> Iterator[Network]:
+        """The guided network of each step; steps in which the same is said share one."""
+        network = by_length(self._network(tap))
+        composition = None
+        if len(script.images) > len(script.chunks):
+            images = torch.tensor(script.images, device=self.device)
+            composition = Composition(images, torch.tensor(script.weights, device=self.device))
+        networks: dict[tuple[str, ...], Network] = {}
+        for step in range(1, steps + 1):
+            said = script.at(step)
+            if said not in networks:
+                conditional = self._inputs(script.conditional(step), size)
+                unconditional = self._inputs(script.unconditional(step), size, zero)
+                networks[said] = guided(network, conditional, unconditional, guidance, composition)
+            yield networks[said]
 
-    def _encode(self, prompts: list[str]) -> list[TextFeatures]:
-        with torch.inference_mode():
-            return [
-                encoder(tokenizer.encode(prompts).to(self.device))
-                for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True)
-            ]
+    def _inputs(self, texts: list[EncodedText], size: tuple[int, int], zero: bool = False) -> dict[str, Tensor]:
+        """What the UNet is told, row by row: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`."""
+        dtype = self.unet.conv_in.weight.dtype
+        contexts = [text.context.flatten(0, 1).to(dtype) for text in texts]
+        lengths = [len(context) for context in contexts]
+        inputs = {"context": pad_sequence(contexts, batch_first=True)}
+        if len(set(lengths)) > 1:
+            inputs["length"] = torch.tensor(lengths, device=self.device)
+        if self.unet.config.added_dim is None:
+            return inputs
+        inputs["pooled"] = torch.stack([text.pooled for text in texts]).to(dtype)
+        if zero and self.zero_negative:  # SDXL was trained with zeros, not with the empty prompt
+            inputs |= {name: torch.zeros_like(inputs[name]) for name in ("context", "pooled")}
+        width, height = size
+        inputs["sizes"] = torch.tensor([[height, width, 0, 0, height, width]] * len(texts), device=self.device)
+        return inputs

@@ -13,8 +13,8 @@
 `unet` receives x of variance about 1 in float32 and t (B,) in float32, and casts as it likes; the state stays float32.
 """
 
-from eyesel.diffusion.denoiser import Denoiser
-from eyesel.diffusion.guidance import guided
+from eyesel.diffusion.denoiser import Denoiser, StepDenoiser
+from eyesel.diffusion.guidance import Composition, Network, guided
 from eyesel.diffusion.noise import NoiseSource
 from eyesel.diffusion.plan import SOLVERS, Plan, from_scheduler_config
 from eyesel.diffusion.schedule import NoiseSchedule, Schedule
@@ -22,12 +22,15 @@ from eyesel.diffusion.solvers import Step
 
 __all__ = [
     "SOLVERS",
+    "Composition",
     "Denoiser",
+    "Network",
     "NoiseSchedule",
     "NoiseSource",
     "Plan",
     "Schedule",
     "Step",
+    "StepDenoiser",
     "from_scheduler_config",
     "guided",
 ]

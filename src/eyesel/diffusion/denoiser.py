@@ -9,6 +9,7 @@ c x, of variance about 1:
     sample         D = F(c x, t)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,3 +34,14 @@ class Denoiser:
         if self.schedule.prediction_type == "v_prediction":
             return c**2 * x - c * sigma * prediction
         return prediction
+
+
+@dataclass(frozen=True)
+class StepDenoiser:
+    """Another D for every step, chosen by the noise level: `denoisers[i]` from the start of step i on."""
+
+    denoisers: Sequence[Denoiser]
+    schedule: Schedule
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.denoisers[self.schedule.step(sigma)](x, sigma)
