@@ -124,17 +124,16 @@ class PromptEncoder:
 def weighted(hidden: Tensor, weights: Tensor, restore_mean: bool) -> Tensor:
     """Every token (R, N, dim) times its weight (R, N), and each row back to the mean that it had."""
     rows = (weights != 1).any(dim=1)
+    if not rows.any():
+        return hidden
     before = hidden[rows].float()
     after = before * weights[rows].unsqueeze(-1)
     if restore_mean:
         after = after * (before.mean(dim=(1, 2), keepdim=True) / after.mean(dim=(1, 2), keepdim=True))
-    if not bool(after.isfinite().all()):
-        raise SettingError(
-            "The weights of the prompt cancel each other out: change them, or set emphasis to 'no norm'."
-        )
-    hidden = hidden.clone()
-    hidden[rows] = after.to(hidden.dtype)
-    return hidden
+    after = after.to(hidden.dtype)
+    if not after.isfinite().all():
+        raise SettingError("The weights of the prompt are too extreme: lower them, or set emphasis to 'no norm'.")
+    return hidden.masked_scatter(rows[:, None, None], after)
 
 
 class Script:
@@ -144,42 +143,36 @@ class Script:
     rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[str],
-        negative: str,
-        steps: int,
-        encode: Callable[[Iterable[str]], dict[str, EncodedText]],
-    ) -> None:
+    def __init__(self, prompts: Sequence[str], negative: str, steps: int, encode: Encode) -> None:
         parsed = {prompt: parse(prompt, steps) for prompt in prompts}
         rows = [(image, subprompt) for image, prompt in enumerate(prompts) for subprompt in parsed[prompt]]
         self.images = [image for image, _ in rows]
-        self.wanted = [subprompt for _, subprompt in rows]
-        self.weights = [subprompt.weight for subprompt in self.wanted]
-        self.avoided = Subprompt(1.0, tuple(schedule(negative, steps)))
-        self._wanted = encode(text for subprompt in self.wanted for text in subprompt.texts)
-        self._avoided = encode(self.avoided.texts)
+        self.weights = [subprompt.weight for _, subprompt in rows]
+        self._wanted = [subprompt for _, subprompt in rows]
+        self._avoided = Subprompt(1.0, tuple(schedule(negative, steps)))
+        self._encoded = encode(text for subprompt in self._wanted for text in subprompt.texts)
+        self._encoded_negative = encode(self._avoided.texts)
 
-        self.chunks = [max(len(self._avoided[text].context) for text in self.avoided.texts)] * len(prompts)
+        # chunks of each image: as many as the longest of all that is ever said about it
+        self.chunks = [max(len(text.context) for text in self._encoded_negative.values())] * len(prompts)
         for image, subprompt in rows:
-            longest = max(len(self._wanted[text].context) for text in subprompt.texts)
-            self.chunks[image] = max(self.chunks[image], longest)
+            self.chunks[image] = max(self.chunks[image], *(len(self._encoded[t].context) for t in subprompt.texts))
         self._empty = encode([""])[""] if max(self.chunks) > 1 else None
 
     def at(self, step: int) -> tuple[str, ...]:
         """The negative text, and the text of each row, in `step`, counted from 1."""
-        return (self.avoided.at(step), *(subprompt.at(step) for subprompt in self.wanted))
+        return (self._avoided.at(step), *(subprompt.at(step) for subprompt in self._wanted))
 
     def conditional(self, step: int) -> list[EncodedText]:
         """One for each row."""
         _, *texts = self.at(step)
         counts = [self.chunks[image] for image in self.images]
-        return [self._wanted[text].padded(n, self._empty) for text, n in zip(texts, counts, strict=True)]
+        return [self._encoded[text].padded(n, self._empty) for text, n in zip(texts, counts, strict=True)]
 
     def unconditional(self, step: int) -> list[EncodedText]:
         """One for each image."""
-        text = self.avoided.at(step)
-        return [self._avoided[text].padded(n, self._empty) for n in self.chunks]
+        text = self._encoded_negative[self._avoided.at(step)]
+        return [text.padded(n, self._empty) for n in self.chunks]
 
 
 def by_length(network: Callable[..., Tensor]) -> Callable[..., Tensor]:

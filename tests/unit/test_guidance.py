@@ -1,12 +1,13 @@
 """Guidance, and the noise that belongs to each image."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from eyesel.diffusion import NoiseSource, guided
+from eyesel.diffusion import Composition, Denoiser, NoiseSource, StepDenoiser, from_scheduler_config, guided
 from eyesel.errors import SettingError
 
 X, T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0, 500.0])
@@ -47,6 +48,42 @@ def test_guidance_of_one_costs_one_pass() -> None:
 
 def test_guidance_of_zero_is_the_empty_prompt() -> None:
     torch.testing.assert_close(guided(Network(), PROMPT, EMPTY, 0.0)(X, T), Network()(X, T, **EMPTY))
+
+
+def test_several_conditionals_add_up_for_their_image() -> None:
+    rows = {"context": torch.tensor([[2.0] * 3, [5.0] * 3, [7.0] * 3])}
+    composition = Composition(torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.5, -2.0]))
+    network = Network()
+    for guidance in (1.0, 4.0):
+        out = guided(network, rows, EMPTY, guidance, composition)(X, T)
+        assert network.batches.pop() == 5
+        without = Network()(X, T, **EMPTY)
+        first, second, third = (
+            Network()(X[i : i + 1], T[:1], rows["context"][r : r + 1]) for i, r in ((0, 0), (1, 1), (1, 2))
+        )
+        torch.testing.assert_close(out[:1], without[:1] + guidance * (first - without[:1]))
+        change = 0.5 * (second - without[1:]) - 2 * (third - without[1:])
+        torch.testing.assert_close(out[1:], without[1:] + guidance * change)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "dpmpp_2m"])
+def test_the_network_of_a_step_is_chosen_by_the_noise_level(solver: str) -> None:
+    plan = from_scheduler_config({"_class_name": "DDIMScheduler"}, solver)
+    schedule = plan.schedule(5)
+    sigmas = schedule.sigmas.tolist()
+    assert [schedule.step(sigma) for sigma in sigmas] == [0, 1, 2, 3, 4, 4]
+    assert [schedule.step(0.7 * a + 0.3 * b) for a, b in pairwise(sigmas)] == [0, 1, 2, 3, 4]
+    assert schedule.step(2 * sigmas[0]) == 0
+
+    asked: list[int] = []
+
+    def network(i: int):
+        return lambda x, t: asked.append(i) or 0.1 * x
+
+    denoiser = StepDenoiser([Denoiser(network(i), schedule) for i in range(5)], schedule)
+    for _ in plan.solve(denoiser, X, schedule, NoiseSource([0, 1])):
+        pass
+    assert sorted(set(asked)) == [0, 1, 2, 3, 4] and asked == sorted(asked)
 
 
 @pytest.mark.parametrize("guidance", [math.nan, math.inf, -math.inf])

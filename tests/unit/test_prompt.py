@@ -150,7 +150,9 @@ def test_loras():
     assert loras("a <fox> <lora <i:b>") == ("a <fox> <lora <i:b>", [])
 
 
-@pytest.mark.parametrize("tag", ["<lora:>", "<lora:a:b>", "<lora:a:1:2:3>", "<lora:a:nan>", "<lora:a:1e9>", "<lora:a:x=1>"])
+@pytest.mark.parametrize(
+    "tag", ["<lora:>", "<lora:a:b>", "<lora:a:1:2:3>", "<lora:a:nan>", "<lora:a:1e9>", "<lora:a:x=1>"]
+)
 def test_unreadable_loras(tag):
     with pytest.raises(SettingError, match=tag):
         loras(f"a fox {tag}")

@@ -146,7 +146,8 @@ def emphasis(text: str) -> list[list[tuple[str, float]]]:
     for piece, weight in _weighted(text):
         if not abs(weight) <= MAX_WEIGHT:
             raise SettingError(
-                f"The brackets around {shortened(piece)!r} make a weight of {weight:g}; take {MAX_WEIGHT:g} at most."
+                f"The brackets around {shortened(piece)!r} in the prompt make a weight of {weight:g}; "
+                f"take {MAX_WEIGHT:g} at most."
             )
         first, *others = _BREAK.split(piece)
         _append(sections[-1], first, weight)
