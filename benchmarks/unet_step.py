@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Row, main, paired, randomise
 from eyesel.models.unet import UNet
@@ -56,21 +57,44 @@ def run(scratch: Path, repeats: int) -> list[Row]:
         return step(diffusers.UNet2DConditionModel.from_pretrained(path, **options))
 
     channels_last = diffusers.UNet2DConditionModel.from_pretrained(path, torch_dtype=torch.bfloat16)
+    eyesel = step(open_unet(path))
     with torch.inference_mode():
         took = paired(
             {
-                "eyesel, its default": step(open_unet(path)),
+                "eyesel, its default": eyesel,
                 "diffusers, its default (float32)": diffusers_step(),
                 "diffusers, bfloat16": diffusers_step(torch.bfloat16),
                 "diffusers, bfloat16, channels-last": step(channels_last.to(memory_format=torch.channels_last)),
             },
             repeats,
         )
-    fastest = took["eyesel, its default"]
+        parts = shares(eyesel)
+    ours = took["eyesel, its default"]
     return [
-        Row("SD 1.5 UNet, guided step at 512x512", name, f"{s:.2f} s", s / fastest if s != fastest else None)
-        for name, s in took.items()
+        *(
+            Row("SD 1.5 UNet, guided step at 512x512", name, f"{s:.2f} s", None if s == ours else s / ours)
+            for name, s in took.items()
+        ),
+        *(Row("Where eyesel's step goes", name, f"{share:.0%}") for name, share in parts.items()),
     ]
+
+
+# torch's names of the operations, each with what it calls
+PARTS = {
+    "convolutions": {"aten::conv2d"},
+    "linear layers": {"aten::linear"},
+    "attention": {"aten::baddbmm", "aten::bmm", "aten::_softmax", "aten::scaled_dot_product_attention"},
+}
+
+
+def shares(step: Callable[[], object]) -> dict[str, float]:
+    """What part of a step's time goes where, by torch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    events = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    parts = {part: sum(e.cpu_time_total for e in events if e.key in names) / total for part, names in PARTS.items()}
+    return parts | {"norms, activations, sums, copies": 1 - sum(parts.values())}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.clip_text import ClipTextConfig
 from eyesel.models.unet import SizeConditioning, UNet, UNetConfig

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from eyesel.nn import attention as module
 from eyesel.nn.attention import attention
 

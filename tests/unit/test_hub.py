@@ -167,7 +167,7 @@ def test_a_part_of_a_model_in_the_cache_is_not_the_model(missing, cache):
     files = {name: content for name, content in (PAINTER if "unet" in missing else VIT).items() if name != missing}
     cached(cache, "owner/part", files)
     refused("owner/part", "not in the cache", name="owner/part", offline=True)
-    assert list_models() == []
+    assert "owner/part" not in {model.name for model in list_models()}
 
 
 def test_a_missing_shard_is_noticed(cache):

@@ -215,7 +215,8 @@ def _is_complete(folder: Path, variant: str | None = None) -> bool:
         if not (folder / "model_index.json").is_file():
             return bool(find_weights(folder, variant))
         index = read_json(folder / "model_index.json")
-        return all(find_weights(folder / part, variant) for part in _MODELS if index.get(part) not in (None, [None, None]))
+        present = [part for part in _MODELS if index.get(part) not in (None, [None, None])]
+        return all(find_weights(folder / part, variant) for part in present)
     except CheckpointError:
         return False
 

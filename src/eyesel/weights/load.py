@@ -51,18 +51,9 @@ def renamed(tensors: Mapping[str, StoredTensor], table: RenameTable, where: str)
 
 
 def build(factory: Callable[[], Model]) -> Model:
-    """A model without memory or initial values: every parameter is on the meta device."""
-    with torch.device("meta"), _NoInit():
+    """A model without memory: every parameter is on the meta device."""
+    with torch.device("meta"):
         return factory()
-
-
-class _NoInit(torch.overrides.TorchFunctionMode):
-    """Leaves parameters as they are: what a file will fill needs no random numbers first."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def fill(
