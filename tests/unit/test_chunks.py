@@ -51,7 +51,7 @@ def tokenizer(tmp_path_factory):
 def test_rows(tokenizer):
     t = tokenizer
     fox, owl = t.ids("fox"), t.ids("owl")
-    first, second = chunks("(fox:1.5) BREAK owl BREAK", t)
+    first, second = chunks("(fox:1.5) BREAK owl BREAK ", t)
     assert first.ids == [t.bos_id, *fox, t.eos_id] + [t.pad_id] * 74
     assert first.weights == [1.0, 1.5] + [1.0] * 75
     assert second.ids == [t.bos_id, *owl, t.eos_id] + [t.pad_id] * 74 and set(second.weights) == {1.0}

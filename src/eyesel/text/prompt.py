@@ -18,6 +18,7 @@ from eyesel.errors import SettingError
 from eyesel.text.schedule import NUMBER, schedule
 
 MAX_CHARACTERS = 100_000  # of one prompt
+MAX_SUBPROMPTS = 64  # each costs a pass through the UNet at every step
 MAX_WEIGHT = 100.0  # beyond it words overflow half precision
 STRONGER = 1.1  # what a bracket without a number does
 
@@ -113,6 +114,8 @@ def _is_weight(text: str) -> bool:
 def subprompts(prompt: str) -> list[tuple[str, float]]:
     """The texts between the `AND`s, and their weights. Without an `AND`, a number at the end is part of the text."""
     texts = re.split(r"\bAND\b", prompt)
+    if len(texts) > MAX_SUBPROMPTS:
+        raise SettingError(f"The prompt has {len(texts):,} sides of an AND, more than {MAX_SUBPROMPTS}: join some.")
     return [(prompt, 1.0)] if len(texts) == 1 else [_subprompt(text, prompt) for text in texts]
 
 
@@ -150,10 +153,10 @@ def emphasis(text: str) -> list[list[tuple[str, float]]]:
                 f"take {MAX_WEIGHT:g} at most."
             )
         first, *others = _BREAK.split(piece)
-        _append(sections[-1], first, weight)
-        for other in others:
+        _append(sections[-1], first.rstrip() if others else first, weight)
+        for i, other in enumerate(others, 1):
             sections.append([])
-            _append(sections[-1], other, weight)
+            _append(sections[-1], other.strip() if i < len(others) else other.lstrip(), weight)
     return sections
 
 
