@@ -4,20 +4,32 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from eyesel.diffusion import Denoiser, NoiseSource, from_scheduler_config, guided, within
+from eyesel.conditioning import EncodedText, PromptEncoder, Script, by_length, emphasis_mode
+from eyesel.diffusion import (
+    Composition,
+    Denoiser,
+    NoiseSource,
+    StepDenoiser,
+    from_scheduler_config,
+    guided,
+    within,
+)
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import save_image, to_pil
 from eyesel.models.autoencoder import Autoencoder
-from eyesel.models.clip_text import ClipText, TextFeatures
+from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.hub import resolve
@@ -53,8 +65,10 @@ class Picture:
             "Seed": self.seed,
             "Size": f"{s['width']}x{s['height']}",
             "Model": s["model"],
+            "Clip skip": s["clip_skip"],
             "Eta": s["eta"],
             "RNG": "NV" if s["rng"] == "philox" else None,
+            "Emphasis": s["emphasis"].capitalize() if s["emphasis"] != "original" else None,
         }
         lines.append(", ".join(f"{name}: {value}" for name, value in entries.items() if value is not None))
         return "\n".join(lines)
@@ -114,6 +128,7 @@ class StableDiffusion:
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.device = unet.conv_in.weight.device
         self._check_parts()
+        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=unet.config.added_dim is not None)
 
     def _check_parts(self) -> None:
         """Parts of different checkpoints can be put into one folder; they need not fit each other."""
@@ -194,10 +209,18 @@ class StableDiffusion:
         seed: int | None = None,
         size: tuple[int, int] | None = None,
         n: int = 1,
+        clip_skip: int | None = None,
+        emphasis: str = "original",
         noise: Tensor | None = None,
         tap: Tap | None = None,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
+
+        Prompts are of any length and follow AUTOMATIC1111's conventions: `(word:1.2)` and `[word]` weigh words, `BREAK`
+        starts a new chunk, `[fox:owl:0.4]` and `[fox|owl]` change over the steps, `a fox AND an owl :1.2` combines
+        prompts (not in the negative one); `\\(` is a plain bracket. `emphasis` says what weights do: "original", "no
+        norm", "ignore", or "none", which makes brackets plain text. `clip_skip` n takes the text encoder's n-th layer
+        from the end (None: what the checkpoint was trained with).
 
         `size` is (width, height) in pixels, by default what the checkpoint was trained at. Picture i starts from seed
         + i; without a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw.
@@ -207,6 +230,10 @@ class StableDiffusion:
         takes some of its contrast away. `rng` "philox" draws the noise of a GPU, as AUTOMATIC1111 does.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        for text in (*prompts, negative or ""):
+            _, wanted = loras(text)
+            if wanted:
+                raise SettingError(f"The prompt asks for the LoRA {wanted[0].name!r}, which cannot be applied yet.")
         if not prompts or any(not p.strip() for p in prompts):
             raise SettingError("The prompt is empty: say what to paint (guidance 0 paints without regard to it).")
         if n < 1:
@@ -219,13 +246,17 @@ class StableDiffusion:
         prompts = [p for p in prompts for _ in range(n)]
         seeds = [seed + i for i in range(len(prompts))]
         source = NoiseSource(seeds, self.device, rng)
-        network, conditional = self._network(tap), self._conditioning(prompts, (width, height))
-        negatives = self._conditioning([negative or ""] * len(prompts), (width, height), zero=negative is None)
-        denoise = within(
-            guidance_interval,
-            Denoiser(guided(network, conditional, negatives, guidance, guidance_rescale), run_schedule),
-            Denoiser(guided(network, conditional, negatives, 1), run_schedule),
-        )
+        encode = partial(self.prompt_encoder.encode, clip_skip=clip_skip, emphasis=emphasis)
+        script = Script(prompts, negative or "", steps, encode)
+        said = self._said(script, steps, (width, height), zero=negative is None)
+        network, composition = by_length(self._network(tap)), self._composition(script)
+
+        def guided_by(guidance: float, rescale: float = 0.0) -> StepDenoiser:
+            networks = {key: guided(network, *inputs, guidance, rescale, composition) for key, inputs in said.items()}
+            denoisers = [Denoiser(networks[script.at(step)], run_schedule) for step in range(1, steps + 1)]
+            return StepDenoiser(denoisers, run_schedule)
+
+        denoise = within(guidance_interval, guided_by(guidance, guidance_rescale), guided_by(1))
         factor = self.autoencoder.config.factor
         shape = (len(prompts), self.autoencoder.config.latent_channels, height // factor, width // factor)
         first = source.draw(shape)
@@ -246,6 +277,8 @@ class StableDiffusion:
             "rng": rng,
             "width": width,
             "height": height,
+            "clip_skip": clip_skip,
+            "emphasis": emphasis_mode(emphasis),
             "model": self.name,
         }
 
@@ -296,25 +329,38 @@ class StableDiffusion:
 
         return network
 
-    def _conditioning(self, prompts: list[str], size: tuple[int, int], zero: bool = False) -> dict[str, Tensor]:
-        """What the UNet is told: `context`, and for SDXL `pooled` and `sizes`; each distinct prompt is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        rows = torch.tensor([distinct.index(p) for p in prompts], device=self.device)
-        features = self._encode(distinct)
-        dtype = self.unet.conv_in.weight.dtype
-        if self.unet.config.added_dim is None:
-            return {"context": features[0].last.to(dtype)[rows]}
-        context = torch.cat([f.penultimate for f in features], dim=-1).to(dtype)[rows]
-        pooled = features[-1].pooled.to(dtype)[rows]
-        if zero and self.zero_negative:  # SDXL was trained with zeros, not with the empty prompt
-            context, pooled = torch.zeros_like(context), torch.zeros_like(pooled)
-        width, height = size
-        sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts), device=self.device)
-        return {"context": context, "pooled": pooled, "sizes": sizes}
+    def _said(
+        self, script: Script, steps: int, size: tuple[int, int], zero: bool
+    ) -> dict[tuple[str, ...], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """The network's conditional and unconditional inputs, for each thing that is said in the course of a run."""
+        return {
+            script.at(step): (
+                self._inputs(script.conditional(step), size),
+                self._inputs(script.unconditional(step), size, zero),
+            )
+            for step in {script.at(step): step for step in range(1, steps + 1)}.values()
+        }
 
-    def _encode(self, prompts: list[str]) -> list[TextFeatures]:
-        with torch.inference_mode():
-            return [
-                encoder(tokenizer.encode(prompts).to(self.device))
-                for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True)
-            ]
+    def _composition(self, script: Script) -> Composition | None:
+        if len(script.images) == len(script.chunks):
+            return None
+        return Composition(
+            torch.tensor(script.images, device=self.device), torch.tensor(script.weights, device=self.device)
+        )
+
+    def _inputs(self, texts: list[EncodedText], size: tuple[int, int], zero: bool = False) -> dict[str, Tensor]:
+        """What the UNet is told, row by row: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`."""
+        dtype = self.unet.conv_in.weight.dtype
+        contexts = [text.context.flatten(0, 1).to(dtype) for text in texts]
+        lengths = [len(context) for context in contexts]
+        inputs = {"context": pad_sequence(contexts, batch_first=True)}
+        if len(set(lengths)) > 1:
+            inputs["length"] = torch.tensor(lengths, device=self.device)
+        if self.unet.config.added_dim is None:
+            return inputs
+        inputs["pooled"] = torch.stack([text.pooled for text in texts]).to(dtype)
+        if zero and self.zero_negative:  # SDXL was trained with zeros, not with the empty prompt
+            inputs |= {name: torch.zeros_like(inputs[name]) for name in ("context", "pooled")}
+        width, height = size
+        inputs["sizes"] = torch.tensor([[height, width, 0, 0, height, width]] * len(texts), device=self.device)
+        return inputs

@@ -141,10 +141,21 @@ def test_generate_enlarged_and_other_sizes(run, painter, tmp_path):
         assert image.size == (160, 256)
 
 
-def test_long_prompts_are_cut_with_a_note(run, painter):
-    code, _, err = run("generate", "fox " * 100, "-m", painter, "--steps", 1)
-    assert code == 0
-    assert err.startswith("eyesel: note:") and "fox" in err and len(err.splitlines()) == 1
+def test_generate_reads_prompts_as_a1111_does(run, painter, tmp_path):
+    options = ["-m", painter, "--steps", 2, "--seed", 1]
+    prompt = "a (large fox:1.3) AND a [red|blue] owl :0.5, " + "fox " * 100
+    assert run("generate", prompt.replace(", ", " BREAK "), *options, "-o", "a.png")[0] == 0
+    assert run("generate", "a (fox)", *options, "-o", "b.png", "--emphasis", "no-norm", "--clip-skip", 2) == (
+        0,
+        "b.png: seed 1, 64x64, pndm\n",
+        "",
+    )
+    assert read_metadata(tmp_path / "b.png")["parameters"].endswith(", Clip skip: 2, Emphasis: No norm")
+    assert "Clip skip" not in read_metadata(tmp_path / "a.png")["parameters"]
+    assert run("generate", r"a \(fox\)", *options, "-o", "c.png")[0] == 0
+    assert run("generate", "a (fox)", *options, "-o", "d.png", "--emphasis", "none")[0] == 0
+    b, c, d = ((tmp_path / name).read_bytes() for name in ("b.png", "c.png", "d.png"))
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("c.png", "d.png"))) and b != c != d
 
 
 def test_models(run, painter, classifier):
@@ -198,6 +209,8 @@ def refused(result, *words):
         (["--seed", "-1"], ["-1"]),
         (["--precision", "int3"], ["int3", "float32"]),
         (["--device", "abacus"], ["abacus", "cpu"]),
+        (["--clip-skip", "9"], ["clip_skip", "9"]),
+        (["--emphasis", "strong"], ["strong", "no norm"]),
         (["-o", "missing/x.png"], ["missing", "x.png"]),
         (["-o", "x.gif"], [".gif", ".png"]),
         (["-o", "."], ["folder"]),
@@ -212,7 +225,9 @@ def test_generate_refuses(run, painter, tmp_path, options, words):
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("prompt", ["", "   ", "x" * 200_000])
+@pytest.mark.parametrize(
+    "prompt", ["", "   ", "x" * 200_000, "a AND", "(fox:1000)", "(" * 9_000 + "fox", "a fox <lora:x:0.8>", "<lora:x:?>"]
+)
 def test_generate_refuses_prompts(run, painter, tmp_path, prompt):
     refused(run("generate", prompt, "-m", painter), "prompt")
     assert files(tmp_path) == []

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from eyesel.models.autoencoder import Autoencoder
-from eyesel.models.clip_text import ClipText
+from eyesel.models.clip_text import ClipText, ClipTextConfig
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.weights import clip_format, diffusers_format
 from eyesel.weights.checkpoint import open_vit
@@ -111,9 +111,26 @@ def test_clip_text(tmp_path, change, projection):
     ids[0, 5:], ids[1, 40:] = 99, 99
     with torch.no_grad():
         features, expected = ours(ids), theirs(ids, output_hidden_states=True)
-    assert difference(features.last, expected.last_hidden_state) <= TOLERANCE
-    assert difference(features.penultimate, expected.hidden_states[-2]) <= TOLERANCE
-    assert difference(features.pooled, expected.text_embeds if projection else expected.pooler_output) <= TOLERANCE
+        hidden = list(ours.hidden_states(ids))
+        assert difference(ours.final_layer_norm(features.hidden), expected.last_hidden_state) <= TOLERANCE
+        assert difference(features.pooled, expected.text_embeds if projection else expected.pooler_output) <= TOLERANCE
+        # transformers 5 counts the final norm's output as the last hidden state
+        assert len(hidden) == len(expected.hidden_states) == 4
+        assert max(map(difference, hidden[:-1], expected.hidden_states[:-1])) <= TOLERANCE
+        for clip_skip in (1, 2, 3):
+            skipped = ours(ids, clip_skip)
+            assert torch.equal(skipped.hidden, hidden[-clip_skip]) and torch.equal(skipped.pooled, features.pooled)
+
+
+def test_learned_vectors_take_the_place_of_words():
+    text = randomise(ClipText(ClipTextConfig(vocab_size=50, dim=16, depth=2, heads=2, mlp_dim=32)))
+    ids = torch.tensor([[48, 7, 8, 7, 49]])
+    with torch.no_grad():
+        expected = text(ids)
+        learned = text(torch.tensor([[48, -1, 8, -2, 49]]), learned=text.token_embedding.weight[[7, 7]])
+        assert torch.equal(learned.hidden, expected.hidden) and torch.equal(learned.pooled, expected.pooled)
+        other = text(torch.tensor([[48, -1, 8, -1, 49]]), learned=noise(1, 16))
+        assert difference(other.hidden, expected.hidden) > 0.1
 
 
 SMALL = {"norm_num_groups": 8, "layers_per_block": 2, "sample_size": 16, "cross_attention_dim": 24}

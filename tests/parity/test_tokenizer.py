@@ -1,16 +1,15 @@
 """ClipTokenizer against transformers' CLIPTokenizer, on a small vocabulary made here."""
 
 import json
-import warnings
 
 import pytest
-import torch
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from eyesel.errors import CheckpointError, SettingError
+from eyesel.errors import CheckpointError
+from eyesel.text.chunks import chunks
 from eyesel.text.tokenizer import ClipTokenizer
 
 SENTENCES = [
@@ -94,14 +93,13 @@ SETTINGS = {
 
 
 def same(ours: ClipTokenizer, theirs) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rows = ours.encode(NASTY)
-    expected = theirs(NASTY, padding="max_length", max_length=ours.max_length, truncation=True, return_tensors="pt")
-    assert rows.dtype == torch.int64
-    for text, row, other in zip(NASTY, rows, expected.input_ids, strict=True):
-        assert row.tolist() == other.tolist(), text[:100]
+    expected = theirs(NASTY, padding="max_length", max_length=ours.max_length, truncation=True).input_ids
+    for text, row in zip(NASTY, expected, strict=True):
+        ids = ours.ids(text)
+        assert ids == theirs(text, add_special_tokens=False).input_ids, text[:100]
         assert ours.tokens(text) == theirs.tokenize(text), text[:100]
+        if len(ids) <= ours.max_length - 2:
+            assert [chunk.ids for chunk in chunks(text, ours, weighted=False)] == [row], text[:100]
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -143,37 +141,12 @@ def test_special_tokens_map_and_no_settings_at_all(vocabulary, tmp_path):
 
 def test_a_row(vocabulary):
     tokenizer = ClipTokenizer.load(vocabulary)
-    row = tokenizer.encode("a fox")[0].tolist()
+    [chunk] = chunks("a fox", tokenizer)
     length = len(tokenizer.tokens("a fox"))
-    assert row[0] == tokenizer.bos_id
-    assert row[length + 1 :] == [tokenizer.eos_id] * (77 - length - 1)
+    assert chunk.ids[0] == tokenizer.bos_id
+    assert chunk.ids[length + 1 :] == [tokenizer.eos_id] * (77 - length - 1)
     assert tokenizer.tokens("a large fox")[0] == "a</w>"
-
-
-def test_what_is_cut_is_named(vocabulary, tmp_path):
-    tokenizer = ClipTokenizer.load(with_settings(vocabulary, tmp_path, model_max_length=7))
-    fits, text = "A Large FOX on a", "A Large FOX on a Blue  Café background"
-    assert len(tokenizer.tokens(fits)) == 5
-    with pytest.warns(UserWarning, match="'Blue  Café background'"):
-        rows = tokenizer.encode([fits, text])
-    assert rows[0].tolist() == rows[1].tolist()
-    assert rows[0, -1] == tokenizer.eos_id
-    with pytest.warns(UserWarning) as record:
-        tokenizer.encode("fox " * 10_000)
-    assert len(str(record[0].message)) < 500
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tokenizer.encode(fits)
-
-
-def test_bad_prompts(vocabulary):
-    tokenizer = ClipTokenizer.load(vocabulary)
-    with pytest.raises(SettingError, match="100,001"):
-        tokenizer.encode("x" * 100_001)
-    with pytest.raises(SettingError, match="position 2"):
-        tokenizer.encode("a \udcff fox")
-    with pytest.raises(SettingError, match="NoneType"):
-        tokenizer.encode([None])
+    assert tokenizer.tokens("a, b")[1] == ",</w>" and tokenizer.ids("a, b")[1] == tokenizer.comma_id
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,22 @@
 """Guidance, and the noise that belongs to each image."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor
 
-from eyesel.diffusion import NoiseSource, guided, within
+from eyesel.diffusion import (
+    Composition,
+    Denoiser,
+    NoiseSource,
+    StepDenoiser,
+    from_scheduler_config,
+    guided,
+    within,
+)
 from eyesel.diffusion.philox import PhiloxGenerator, philox
 from eyesel.errors import SettingError
 
@@ -149,3 +158,39 @@ def test_bad_seeds(seed: int) -> None:
 def test_noise_needs_a_seed_for_each_image() -> None:
     with pytest.raises(SettingError, match="holds 3 images; there are 2 seeds"):
         NoiseSource([1, 2]).draw((3, 4, 8, 8))
+
+
+def test_several_conditionals_add_up_for_their_image() -> None:
+    rows = {"context": torch.tensor([[2.0] * 3, [5.0] * 3, [7.0] * 3])}
+    composition = Composition(torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.5, -2.0]))
+    network = Network()
+    for guidance in (1.0, 4.0):
+        out = guided(network, rows, EMPTY, guidance, composition=composition)(X, T)
+        assert network.batches.pop() == 5
+        without = Network()(X, T, **EMPTY)
+        first, second, third = (
+            Network()(X[i : i + 1], T[:1], rows["context"][r : r + 1]) for i, r in ((0, 0), (1, 1), (1, 2))
+        )
+        torch.testing.assert_close(out[:1], without[:1] + guidance * (first - without[:1]))
+        change = 0.5 * (second - without[1:]) - 2 * (third - without[1:])
+        torch.testing.assert_close(out[1:], without[1:] + guidance * change)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "dpmpp_2m"])
+def test_the_network_of_a_step_is_chosen_by_the_noise_level(solver: str) -> None:
+    plan = from_scheduler_config({"_class_name": "DDIMScheduler"}, solver)
+    schedule = plan.schedule(5)
+    sigmas = schedule.sigmas.tolist()
+    assert [schedule.step(sigma) for sigma in sigmas] == [0, 1, 2, 3, 4, 4]
+    assert [schedule.step(0.7 * a + 0.3 * b) for a, b in pairwise(sigmas)] == [0, 1, 2, 3, 4]
+    assert schedule.step(2 * sigmas[0]) == 0
+
+    asked: list[int] = []
+
+    def network(i: int):
+        return lambda x, t: asked.append(i) or 0.1 * x
+
+    denoiser = StepDenoiser([Denoiser(network(i), schedule) for i in range(5)], schedule)
+    for _ in plan.solve(denoiser, X, schedule, NoiseSource([0, 1])):
+        pass
+    assert sorted(set(asked)) == [0, 1, 2, 3, 4] and asked == sorted(asked)

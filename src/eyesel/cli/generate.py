@@ -7,7 +7,7 @@ from eyesel.cli.options import Device, Json, Model, Offline, Precision, print_js
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to paint.", metavar="PROMPT")],
+    prompt: Annotated[str, typer.Argument(help="What to paint, at any length.", metavar="PROMPT")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP; several pictures are numbered: name-1.png, ...")
     ] = Path("picture.png"),
@@ -36,6 +36,13 @@ def generate(
     rng: Annotated[str, typer.Option(help="Whose noise: cpu (diffusers, ComfyUI) or philox (AUTOMATIC1111).")] = "cpu",
     seed: Annotated[int | None, typer.Option(help="The same seed paints the same picture; default random.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 512x768.")] = None,
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(help="The text encoder's layer, from its end: 1 is the last, 2 the one before."),
+    ] = None,
+    emphasis: Annotated[
+        str, typer.Option(help="What (word:1.2) does: original, no-norm, ignore, or none (brackets are plain text).")
+    ] = "original",
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
     enlarge: Annotated[int, typer.Option(min=1, max=64, help="Save each pixel as a square this many wide.")] = 1,
     json: Json = False,
@@ -45,6 +52,10 @@ def generate(
     offline: Offline = False,
 ) -> None:
     """Paint a picture from words.
+
+    Prompts follow AUTOMATIC1111's conventions: (word:1.2), (word) and [word] weigh words, BREAK starts a new chunk,
+    [fox:owl:0.4] and [fox|owl] change over the steps, and `a fox AND an owl :1.2` combines prompts. A backslash makes
+    a bracket a plain character: \\( \\) \\[ \\].
 
     Example: eyesel generate "a large fox on a blue background" --seed 7 -o fox.png
     """
@@ -77,6 +88,8 @@ def generate(
                 rng=rng,
                 seed=seed + i,
                 size=wanted,
+                clip_skip=clip_skip,
+                emphasis=emphasis,
             ):
                 advance()
                 last = painting

@@ -14,8 +14,8 @@
 """
 
 from eyesel.diffusion.catalogue import SOLVERS
-from eyesel.diffusion.denoiser import Denoiser
-from eyesel.diffusion.guidance import guided, within
+from eyesel.diffusion.denoiser import Denoiser, StepDenoiser
+from eyesel.diffusion.guidance import Composition, Network, guided, within
 from eyesel.diffusion.noise import NoiseSource
 from eyesel.diffusion.plan import Plan, from_scheduler_config
 from eyesel.diffusion.schedule import NoiseSchedule, Schedule
@@ -25,12 +25,15 @@ from eyesel.diffusion.spacing import SCHEDULES
 __all__ = [
     "SCHEDULES",
     "SOLVERS",
+    "Composition",
     "Denoiser",
+    "Network",
     "NoiseSchedule",
     "NoiseSource",
     "Plan",
     "Schedule",
     "Step",
+    "StepDenoiser",
     "from_scheduler_config",
     "guided",
     "within",

@@ -9,6 +9,7 @@ c x, of variance about 1:
     sample         D = F(c x, t)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,3 +47,14 @@ class Denoiser:
         t = x.new_full((len(x),), self.schedule.timestep(sigma))
         prediction = self.network((sigma**2 + 1) ** -0.5 * x, t).to(x.dtype)
         return to_denoised(self.schedule.prediction_type, prediction, x, sigma)
+
+
+@dataclass(frozen=True)
+class StepDenoiser:
+    """Another D for every step, chosen by the noise level: `denoisers[i]` from the start of step i on."""
+
+    denoisers: Sequence[Denoiser]
+    schedule: Schedule
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.denoisers[self.schedule.step(sigma)](x, sigma)

@@ -6,6 +6,7 @@ takes. Guidance acts on the raw prediction, before it becomes a picture, as diff
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,28 +16,49 @@ from eyesel.errors import SettingError
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """Several conditionals for one image (Liu et al. 2022, "Compositional Visual Generation", equation 11).
+
+    Row r of the conditional inputs speaks for image `images[r]`, and what it changes counts `weights[r]` times.
+    """
+
+    images: Tensor  # (R,) int64
+    weights: Tensor  # (R,) float32
+
+    def together(self, without: Tensor, each: Tensor) -> Tensor:
+        """One conditional prediction an image: `without + sum of weight * (each - without)`."""
+        change = self.weights.reshape(-1, 1, 1, 1) * (each - without[self.images])
+        return without.index_add(0, self.images, change)
+
+
 def guided(
     network: Callable[..., Tensor],
     conditional: Mapping[str, Tensor],
     unconditional: Mapping[str, Tensor],
     guidance: float,
     rescale: float = 0.0,
+    composition: Composition | None = None,
 ) -> Network:
     """`unconditional + guidance * (conditional - unconditional)`; guidance of 1 is the conditional pass alone.
 
-    `rescale` is phi of `rescaled`.
+    `rescale` is phi of `rescaled`. Without a `composition`, row i of the conditional inputs belongs to image i.
     """
     if not math.isfinite(guidance):
         raise SettingError(f"guidance is {guidance}; it must be a finite number, such as 7.5 (1 is no guidance).")
     if not 0 <= rescale <= 1:
         raise SettingError(f"guidance_rescale is {rescale}; it must lie between 0 (none) and 1, such as 0.7.")
-    if guidance == 1:
+    if guidance == 1 and composition is None:
         return lambda x, t: network(x, t, **conditional)
 
     both = {name: torch.cat([unconditional[name], conditional[name]]) for name in conditional}
 
     def guided_network(x: Tensor, t: Tensor) -> Tensor:
-        without, with_prompt = network(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2)
+        images = slice(None) if composition is None else composition.images
+        prediction = network(torch.cat([x, x[images]]), torch.cat([t, t[images]]), **both)
+        without, with_prompt = prediction[: len(x)], prediction[len(x) :]
+        if composition is not None:
+            with_prompt = composition.together(without, with_prompt)
         result = without + guidance * (with_prompt - without)
         return rescaled(result, with_prompt, rescale) if rescale else result
 

@@ -118,6 +118,10 @@ class Schedule:
         for i, (sigma, sigma_next) in enumerate(pairwise(self.sigmas.tolist())):
             yield i, sigma, sigma_next
 
+    def step(self, sigma: float) -> int:
+        """The index of the step during which this noise level is met: it starts at or above it, the next one below."""
+        return max(sum(own >= sigma for own in self.sigmas[:-1].tolist()) - 1, 0)
+
     def timestep(self, sigma: float) -> float:
         """What the network is told at this noise level."""
         for own, timestep in zip(self.sigmas.tolist(), self.timesteps.tolist(), strict=False):

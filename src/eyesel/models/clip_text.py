@@ -1,8 +1,11 @@
 """CLIP's text encoder (Radford et al. 2021): OpenAI's L, and OpenCLIP's H (SD 2) and bigG (SDXL)."""
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError
@@ -34,11 +37,10 @@ class ClipTextConfig:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the painters use of a prompt; `last` is behind the final norm, `penultimate` (one layer earlier) is not."""
+    """What the painters use of a text."""
 
-    last: Tensor  # (B, N, dim)
-    penultimate: Tensor  # (B, N, dim)
-    pooled: Tensor  # (B, projection_dim or dim), at the end-of-text token
+    hidden: Tensor  # (B, N, dim), the layer that was asked for, before the final norm
+    pooled: Tensor  # (B, projection_dim or dim), the last layer at the end-of-text token
 
 
 class ClipText(nn.Module):
@@ -65,18 +67,33 @@ class ClipText(nn.Module):
             nn.Linear(config.dim, config.projection_dim, bias=False) if config.projection_dim else None
         )
 
-    def forward(self, ids: Tensor) -> TextFeatures:
-        """Token ids (B, N) with N at most `max_length`."""
-        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, N, dim)
+    def embeddings(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
+        """Token embeddings with their positions: (B, N) -> (B, N, dim), N at most `max_length`.
+
+        A negative id -i stands for row i - 1 of `learned` (V, dim): the vectors of a textual inversion.
+        """
+        x = self.token_embedding(ids.clamp(min=0))
+        if learned is not None:
+            x = torch.where((ids < 0).unsqueeze(-1), F.embedding((-1 - ids).clamp(min=0), learned.to(x.dtype)), x)
+        return x + self.position_embedding.weight[: ids.shape[1]]
+
+    def hidden_states(self, ids: Tensor, learned: Tensor | None = None) -> Iterator[Tensor]:
+        """The embeddings, then the output of each layer, each (B, N, dim) and before the final norm."""
+        x = self.embeddings(ids, learned)
         mask = causal_mask(ids.shape[1], ids.device)
-        penultimate = x
+        yield x
         for layer in self.layers:
-            penultimate, x = x, layer(x, mask=mask)
-        last = self.final_layer_norm(x)
+            x = layer(x, mask=mask)
+            yield x
+
+    def forward(self, ids: Tensor, clip_skip: int = 1, learned: Tensor | None = None) -> TextFeatures:
+        """Features of the layer that is `clip_skip` from the end, 1 being the last; see `embeddings` for the rest."""
+        states = deque(self.hidden_states(ids, learned), maxlen=clip_skip)
+        last = self.final_layer_norm(states[-1])
         pooled = last[torch.arange(len(ids), device=ids.device), self.end_of_text(ids)]  # (B, dim)
         if self.text_projection is not None:
             pooled = self.text_projection(pooled)
-        return TextFeatures(last, penultimate, pooled)
+        return TextFeatures(states[0], pooled)
 
     def end_of_text(self, ids: Tensor) -> Tensor:
         """The first end-of-text position of each row: (B, N) -> (B,)."""

@@ -1,19 +1,15 @@
 """From a prompt to token ids: the byte-pair encoding of CLIP, through the `tokenizers` library."""
 
 import json
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
-from torch import Tensor
 
-from eyesel.errors import CheckpointError, SettingError
+from eyesel.errors import CheckpointError
 
-MAX_CHARACTERS = 100_000  # of one prompt
 MAX_LENGTH = 77  # tokens, where tokenizer_config.json names no sensible number
 
 # The words of CLIP (Radford et al. 2021, `simple_tokenizer.py`), as transformers' CLIPTokenizer writes them.
@@ -27,10 +23,10 @@ _SPECIAL = {
 
 
 class ClipTokenizer:
-    """Prompts to rows of ids, as transformers' CLIPTokenizer with `padding="max_length", truncation=True`.
+    """Texts to ids, as transformers' CLIPTokenizer.
 
-    `bos_id`, `eos_id` and `pad_id` are the ids around and after the prompt; `max_length` is the length of a row, 77
-    for every Stable Diffusion. Immutable once loaded.
+    `bos_id`, `eos_id` and `pad_id` are the ids around and after a text; `max_length` is what a text encoder reads at
+    once, 77 for every Stable Diffusion. Immutable once loaded.
     """
 
     def __init__(
@@ -63,47 +59,17 @@ class ClipTokenizer:
         """The number of tokens that the text encoder must know."""
         return self._tokenizer.get_vocab_size()
 
-    def encode(self, texts: str | Iterable[str]) -> Tensor:
-        """Prompts -> (B, max_length) int64: the start, at most max_length - 2 tokens, the end, and padding.
-
-        A longer prompt is cut with a warning that quotes what was left out. Raises `SettingError` for a prompt over
-        `MAX_CHARACTERS` characters.
-        """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = torch.full((len(texts), self.max_length), self.pad_id, dtype=torch.int64)
-        for row, text in zip(rows, texts, strict=True):
-            encoding = self._encode(text)
-            room = self.max_length - 2
-            if len(encoding.ids) > room:
-                _warn_cut(text[encoding.offsets[room][0] :], room, len(encoding.ids))
-            ids = [self.bos_id, *encoding.ids[:room], self.eos_id]
-            row[: len(ids)] = torch.tensor(ids)
-        return rows
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text of any length, without start and end."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a prompt as they stand in the vocabulary, uncut, without start and end."""
-        return self._encode(text).tokens
+        """The tokens of a text as they stand in the vocabulary, without start and end."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
-    def _encode(self, text: str) -> Any:
-        if not isinstance(text, str):
-            raise SettingError(f"a prompt must be text, and {text!r} is of type {type(text).__name__}.")
-        if len(text) > MAX_CHARACTERS:
-            raise SettingError(f"the prompt has {len(text):,} characters, more than {MAX_CHARACTERS:,}: shorten it.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise SettingError(
-                f"the prompt has no valid character at position {error.start} ({text[error.start]!r}): use UTF-8."
-            ) from None
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
-
-def _warn_cut(dropped: str, room: int, length: int) -> None:
-    quoted = dropped if len(dropped) <= 300 else f"{dropped[:300]}..."
-    warnings.warn(
-        f"the prompt has {length} tokens and the text encoder reads {room}, so this was left out: {quoted!r}",
-        stacklevel=3,
-    )
+    @property
+    def comma_id(self) -> int | None:
+        return self._tokenizer.token_to_id(",</w>")
 
 
 def _known_id(tokenizer: Tokenizer, token: AddedToken, role: str, folder: Path) -> int:
@@ -151,7 +117,7 @@ def _settings(folder: Path) -> tuple[dict[str, AddedToken], int]:
     length = config.get("model_max_length") or MAX_LENGTH
     if not isinstance(length, (int, float)) or length < 3:
         raise CheckpointError(f"model_max_length {length!r} in {folder} leaves no room for a prompt: use 77.")
-    return special, int(length) if length < MAX_CHARACTERS else MAX_LENGTH  # transformers writes 10^30 for "not known"
+    return special, int(length) if length < 100_000 else MAX_LENGTH  # transformers writes 10^30 for "not known"
 
 
 def _token(value: Any) -> AddedToken:
