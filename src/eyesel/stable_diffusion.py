@@ -246,14 +246,14 @@ class StableDiffusion:
         unet, latents = self.unet.config, self.autoencoder.config.latent_channels
         if unet.in_channels != latents:
             raise SettingError(
-                f"This is an inpainting checkpoint, of {unet.in_channels} input channels, which repaints pictures: take "
-                "an ordinary checkpoint to paint from words alone."
+                f"This is an inpainting checkpoint, of {unet.in_channels} input channels, which repaints pictures: "
+                "take an ordinary checkpoint to paint from words alone."
             )
         pooled = self.text_encoders[-1].config.projection_dim or 0
         if unet.added_dim and unet.size_dim and unet.added_dim != pooled + 6 * unet.size_dim:
             raise SettingError(
-                "This is a Stable Diffusion XL refiner, which finishes pictures: take the base checkpoint to paint from "
-                "words alone."
+                "This is a Stable Diffusion XL refiner, which finishes pictures: take the base checkpoint to "
+                "paint from words alone."
             )
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
