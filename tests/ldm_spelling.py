@@ -68,7 +68,13 @@ def autoencoder(state, levels):
         name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name)
         name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
         if ".attentions.0." in name:
-            for theirs, ldm in {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}.items():
+            for theirs, ldm in {
+                "group_norm": "norm",
+                "to_q": "q",
+                "to_k": "k",
+                "to_v": "v",
+                "to_out.0": "proj_out",
+            }.items():
                 name = name.replace(f"mid_block.attentions.0.{theirs}.", f"mid.attn_1.{ldm}.")
             if tensor.dim() == 2:
                 tensor = tensor[:, :, None, None]
@@ -114,6 +120,7 @@ def prefixed(prefix, state):
 
 def whole(folder, family, unet_config):
     """The tensors of a single file, from a diffusers folder of a tiny painter."""
+
     def part(name, file="diffusion_pytorch_model.safetensors"):
         return load_file(folder / name / file)
 

@@ -84,7 +84,7 @@ def _text_encoder(vocabulary: int, act: str, projection: bool, seed: int, dim: i
         vocab_size=vocabulary,
         hidden_size=dim,
         num_hidden_layers=3,
-        num_attention_heads=2 if dim < 32 else 1,
+        num_attention_heads=1 if dim == 16 else 2,
         intermediate_size=48,
         hidden_act=act,
         projection_dim=20,
@@ -154,17 +154,18 @@ def write_standard_painter(folder: Path, family: str, in_channels: int = 4) -> P
     xl = family in ("sdxl", "refiner")
     names = {"sdxl": ["tokenizer", "tokenizer_2"], "refiner": ["tokenizer_2"]}.get(family, ["tokenizer"])
     for name in names:
-        ClipTokenizer.bundled("!" if name == "tokenizer_2" or family == "sd2" else "<|endoftext|>").save(folder / name)
+        pad = "!" if name == "tokenizer_2" or family == "sd2" else "<|endoftext|>"
+        ClipTokenizer.bundled(pad).save(folder / name)
     tokenizers = {name: transformers.CLIPTokenizer.from_pretrained(folder / name) for name in names}
     attends = {"sd1": (1, 1, 0), "sd2": (1, 0), "sdxl": (0, 1), "refiner": (0, 1, 0)}[family]
     shape = {
         "in_channels": in_channels,
-        "block_out_channels": (32, 64, 64) if family == "sd1" else (64, 128, 128)[: len(attends)],
+        "block_out_channels": (32, 64, 64)[: len(attends)],
         "down_block_types": tuple(CROSS if a else PLAIN for a in attends),
         "up_block_types": tuple(CROSS_UP if a else PLAIN_UP for a in reversed(attends)),
-        "attention_head_dim": 8 if family == "sd1" else (1, 2, 2)[: len(attends)],
-        "cross_attention_dim": 64 if family == "sdxl" else 32,
-        "layers_per_block": 2 if family in ("sd1", "refiner") else 1,
+        "attention_head_dim": 8 if family == "sd1" else 1,
+        "cross_attention_dim": 32 if family == "sdxl" else 16,
+        "layers_per_block": 2 if family == "sd1" else 1,
         "sample_size": 8,
         "use_linear_projection": family != "sd1",
     }
@@ -178,13 +179,13 @@ def write_standard_painter(folder: Path, family: str, in_channels: int = 4) -> P
     scheduler = SCHEDULERS["xl" if xl else "v" if family == "sd2" else "epsilon"]
     levels = 4
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 32, 32, 64),
+        block_out_channels=(32, 32, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         scaling_factor=0.13025 if xl else 0.18215,
     )
     parts = {"unet": randomise(diffusers.UNet2DConditionModel(**shape)), "vae": randomise(vae)}
-    sizes = {"vocabulary": 49408, "dim": 32}
+    sizes = {"vocabulary": 49408, "dim": 16}
     if family != "refiner":
         act = "gelu" if family == "sd2" else "quick_gelu"
         parts |= {"text_encoder": _text_encoder(act=act, projection=False, seed=1, **sizes)}

@@ -67,7 +67,7 @@ class ClipTokenizer:
         """The vocabulary that CLIP was published with; OpenCLIP's encoders pad with "!", which is id 0."""
         vocab, merges = _clip_vocabulary()
         tokenizer = _byte_pairs(BPE(vocab, merges, **_SUFFIXES))
-        tokenizer.add_special_tokens([_token(start) for start in ("<|startoftext|>", "<|endoftext|>")])
+        tokenizer.add_special_tokens([_token(each) for each in ("<|startoftext|>", "<|endoftext|>", pad)])
         return cls(tokenizer, vocab["<|startoftext|>"], vocab["<|endoftext|>"], vocab[pad])
 
     def save(self, folder: str | Path) -> None:

@@ -201,12 +201,14 @@ def _metadata(painter: StoredPainter, title: str) -> dict[str, str]:
 
 
 def _refuse_what_is_not_said(painter: StoredPainter, parts: Mapping[str, Mapping[str, StoredTensor]]) -> None:
-    family, own = painter.family, painter.unet.config
-    implied = _unet_config(family, parts[UNET_PREFIX], painter.text_encoders)
-    _refuse_differences("UNet", own, replace(implied, sample_size=own.sample_size))
-    autoencoder = painter.autoencoder
-    taken = ldm_format.autoencoder_config(shapes_of(autoencoder.tensors), family.scaling_factor)
-    _refuse_differences("autoencoder", autoencoder.config, taken)
+    family, unet, vae = painter.family, painter.unet.config, painter.autoencoder
+    try:
+        implied = _unet_config(family, parts[UNET_PREFIX], painter.text_encoders)
+        implied_vae = ldm_format.autoencoder_config(shapes_of(vae.tensors), family.scaling_factor)
+    except CheckpointError as error:
+        raise _unsaid(f"an unusual shape ({str(error).rstrip('.')})") from error
+    _refuse_differences("UNet", unet, replace(implied, sample_size=unet.sample_size))
+    _refuse_differences("autoencoder", vae.config, implied_vae)
     for encoder, model, tokenizer in zip(family.text_encoders, painter.text_encoders, painter.tokenizers, strict=True):
         read_back = renamed(parts[encoder.prefix], encoder.table, model.where)
         config = model.config

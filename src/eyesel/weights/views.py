@@ -89,7 +89,7 @@ def as_matrix(stored: StoredTensor, form: Form | None) -> StoredTensor:
     """The matrix that a file holds transposed, or as a 1x1 convolution (old files have it as a matrix there, too)."""
     shape = stored.shape
     if form == "transposed" and len(shape) == 2:
-        return View((stored,), shape[::-1], Tensor.t)
+        return View((stored,), shape[::-1], lambda tensor: tensor.t().contiguous())
     if form == "convolution" and shape[2:] == (1, 1):
         return View((stored,), shape[:2], lambda tensor: tensor[:, :, 0, 0])
     return stored
