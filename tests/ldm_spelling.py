@@ -24,6 +24,7 @@ WHOLE = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def unet_name(name, layers, attends):
@@ -68,13 +69,7 @@ def autoencoder(state, levels):
         name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name)
         name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
         if ".attentions.0." in name:
-            for theirs, ldm in {
-                "group_norm": "norm",
-                "to_q": "q",
-                "to_k": "k",
-                "to_v": "v",
-                "to_out.0": "proj_out",
-            }.items():
+            for theirs, ldm in ATTENTION.items():
                 name = name.replace(f"mid_block.attentions.0.{theirs}.", f"mid.attn_1.{ldm}.")
             if tensor.dim() == 2:
                 tensor = tensor[:, :, None, None]

@@ -31,7 +31,7 @@ METADATA = {
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def painter(request, tmp_path_factory):
-    """The family, a diffusers folder, a single file of it in an independent spelling, and what converting made of both."""
+    """The family, and a folder with a painter of it in both formats and what converting made of them."""
     home = tmp_path_factory.mktemp(request.param)
     folder = write_standard_painter(home / "folder", request.param)
     config = json.loads((folder / "unet" / "config.json").read_text())
@@ -79,7 +79,7 @@ def test_the_same_picture(painter):
 
 def test_every_tensor_comes_back(painter):
     """File to folder to file, and folder to file to folder: the same names, shapes, types and bits."""
-    family, home = painter
+    _, home = painter
     dropped = ("logit_scale", "position_ids")
     file = {k: v for k, v in load_file(home / "file.safetensors").items() if not k.endswith(dropped)}
     for name in ("back.safetensors", "direct.safetensors"):
@@ -117,9 +117,8 @@ def test_diffusers_own_converters_agree(painter):
     vae = diffusers.AutoencoderKL.from_pretrained(home / "folder", subfolder="vae")
     same(vae.state_dict(), single_file_utils.convert_ldm_vae_checkpoint(dict(state), vae.config))
     for encoder in families.FAMILIES[["sdxl", "refiner", "sd2", "sd1"].index(family)].text_encoders:
-        kind = (
-            transformers.CLIPTextModel if encoder.folder == "text_encoder" else transformers.CLIPTextModelWithProjection
-        )
+        projected = encoder.folder == "text_encoder_2"
+        kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
         model = kind.from_pretrained(home / "folder", subfolder=encoder.folder)
         if encoder.prefix.endswith("model."):
             # diffusers takes the rows of the projection for the width, which they are in every published encoder
@@ -130,7 +129,7 @@ def test_diffusers_own_converters_agree(painter):
         same(theirs, {k.removeprefix("text_model."): v for k, v in made.items()})
 
 
-def test_diffusers_recognises_the_family(tmp_path):
+def test_diffusers_recognises_the_family():
     """By the keys that it decides on, for a network of the published size (without memory)."""
     key = single_file_utils.CHECKPOINT_KEY_NAMES
     assert key["v1"] in ldm_names(SIZES["sd1"])
@@ -208,7 +207,7 @@ def test_the_vocabulary_is_that_of_clip(tmp_path, pad):
 
 
 def test_the_scheduler_is_that_of_the_family(painter):
-    family, home = painter
+    _, home = painter
     stored = open_painter(home / "file.safetensors")
     theirs = json.loads((home / "folder" / "scheduler" / "scheduler_config.json").read_text())
     for key in ("_class_name", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset"):

@@ -23,6 +23,7 @@ from eyesel.weights.files import open_tensors, read_tensor_metadata
 from eyesel.weights.painter import Options, open_autoencoder
 from eyesel.weights.prediction import ask_network, predict
 from eyesel.weights.save import replacing, save_tensors
+from eyesel.weights.single_file import write_file
 from eyesel.weights.views import HeldTensor
 from tiny_models import write_painter, write_standard_painter
 
@@ -77,8 +78,8 @@ def test_nested_pickles_with_training_state(tmp_path, state, monkeypatch):
     nested = {"state_dict": {"state_dict": state}, "global_step": 5, "callbacks": {module.ModelCheckpoint: {"best": 1}}}
     torch.save(nested, path)
     monkeypatch.undo()
-    same(parameters(open_painter(path).unet), {n: t for n, t in parameters(open_painter(path).unet).items()})
     assert open_tensors([path]).keys() == state.keys()
+    open_painter(path).unet.load(CPU)
 
 
 @pytest.mark.parametrize("cut", [0, 100, -1000])
@@ -86,7 +87,7 @@ def test_nested_pickles_with_training_state(tmp_path, state, monkeypatch):
 def test_half_downloaded(file, name, cut):
     path = file(name)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match="not a complete .* file"):
+    with pytest.raises(CheckpointError, match=r"not a complete .* file"):
         open_painter(path)
 
 
@@ -155,11 +156,11 @@ def test_averaged_weights_on_request(file, state):
 
 
 def test_what_no_part_has_is_reported(file):
-    with pytest.warns(UserWarning, match="also holds tensors .*: strange.weight"):
+    with pytest.warns(UserWarning, match=r"also holds tensors .*: strange.weight"):
         open_painter(file(**{"strange.weight": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match="does not have: middle_block.9.weight"):
+    with pytest.raises(CheckpointError, match=r"does not have: middle_block.9.weight"):
         open_painter(file(**{UNET + "middle_block.9.weight": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match="lacks time_embedding.linear_1.weight"):
+    with pytest.raises(CheckpointError, match=r"lacks time_embedding.linear_1.weight"):
         open_painter(file(**{UNET + "time_embed.0.weight": None})).unet.load(CPU)
 
 
@@ -324,13 +325,10 @@ def test_variant_belongs_to_folders(file):
 
 def test_dtype_of_what_is_written(file, tmp_path, state):
     out = tmp_path / "half.safetensors"
-    convert(
-        file(**{"first_stage_model.quant_conv.bias": None}) if False else file(), out, "single-file", dtype="float16"
-    )
-    with safe_open(out, "pt") as half:
-        assert {half.get_tensor(name).dtype for name in half.keys()} == {torch.float16}
-        name = UNET + "time_embed.0.weight"
-        assert torch.equal(half.get_tensor(name), state[name].half())
+    convert(file(), out, "single-file", dtype="float16")
+    half = load_file(out)
+    assert {tensor.dtype for tensor in half.values()} == {torch.float16}
+    same({name: state[name].half() for name in half}, half)
     huge = file("huge.safetensors", **{UNET + "time_embed.0.bias": torch.full((128,), 1e6)})
     with pytest.raises(CheckpointError, match="too large for float16"):
         convert(huge, tmp_path / "x.safetensors", "single-file", dtype="float16")
@@ -341,7 +339,7 @@ def test_nothing_is_overwritten_unless_asked(file, tmp_path):
     path, out = file(), tmp_path / "out"
     out.mkdir()
     for force in (False, True):
-        with pytest.raises(OutputError, match="exists already|not one of diffusers"):
+        with pytest.raises(OutputError, match=r"exists already|not one of diffusers"):
             convert(path, out, "diffusers", force=force)
     out.rmdir()
     convert(path, out, "diffusers")
@@ -376,15 +374,13 @@ def test_convert_refuses(tmp_path, target, format, options, complaint):
 def test_what_a_single_file_cannot_say(tmp_path, family):
     """A folder whose settings the reader of a single file would not guess is kept as it is."""
     folder = write_painter(tmp_path / "folder", family)
-    with pytest.raises(CheckpointError, match="a UNet with heads .* keep it as a folder"):
+    with pytest.raises(CheckpointError, match=r"32 groups.* keep it as a folder"):
         convert(folder, tmp_path / "x.safetensors", "single-file")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_tokenizer_or_betas_of_its_own(folder, tmp_path):
     stored = open_painter(folder)
-    from eyesel.weights.single_file import write_file
-
     odd = replace(stored, scheduler={**stored.scheduler, "beta_end": 0.02})
     with pytest.raises(CheckpointError, match="betas of its own"):
         write_file(odd, tmp_path / "x.safetensors", None, "x")
