@@ -164,6 +164,12 @@ def test_what_no_part_has_is_reported(file):
         open_painter(file(**{UNET + "time_embed.0.weight": None})).unet.load(CPU)
 
 
+def test_a_text_encoder_of_another_vocabulary(file):
+    name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    with pytest.raises(CheckpointError, match=r"300 tokens, and CLIP's vocabulary has 49,408"):
+        open_painter(file(**{name: torch.zeros(300, 16)}))
+
+
 # --- autoencoders
 
 

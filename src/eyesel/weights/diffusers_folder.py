@@ -57,10 +57,14 @@ def open_folder(path: Path, options: Options) -> StoredPainter:
         scheduler["prediction_type"] = options.prediction_type
     if options.zero_terminal_snr is not None:
         scheduler["rescale_betas_zero_snr"] = options.zero_terminal_snr
+        if options.zero_terminal_snr:
+            scheduler["timestep_spacing"] = "trailing"  # as in families.scheduler_config
     return StoredPainter(
         family=family,
         unet=unet,
-        autoencoder=open_autoencoder(options.vae or path / "vae", family.scaling_factor, options.variant),
+        autoencoder=open_autoencoder(
+            options.vae or path / "vae", family.scaling_factor, None if options.vae else options.variant
+        ),
         text_encoders=[_text_encoder(path / part, tensors(part)) for part in encoders],
         tokenizers=[ClipTokenizer.load(path / part.replace("text_encoder", "tokenizer")) for part in encoders],
         scheduler=scheduler,

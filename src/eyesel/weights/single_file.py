@@ -43,6 +43,7 @@ from eyesel.weights.recognise import family_of_tensors, is_unsupported
 from eyesel.weights.save import save_tensors
 from eyesel.weights.views import HeldTensor, StoredTensor
 
+VOCABULARY = 49_408
 INPAINTING_CHANNELS = 9  # latents, mask, latents of the masked picture
 _OTHER_CHANNELS = {
     5: "a depth-to-image checkpoint",
@@ -131,6 +132,11 @@ def _refuse_other_tasks(path: Path, family: Family, config: UNetConfig) -> None:
 def _text_encoder(encoder: TextEncoder, tensors: Mapping[str, StoredTensor], path: Path) -> StoredModel[ClipText]:
     ours = renamed(ldm_format.under(tensors, encoder.prefix), encoder.table, str(path))
     config = ldm_format.clip_config(shapes_of(ours), encoder.activation)
+    if config.vocab_size != VOCABULARY:
+        raise CheckpointError(
+            f"{path} has a text encoder of {config.vocab_size:,} tokens, and CLIP's vocabulary has {VOCABULARY:,}: "
+            "open it as a folder with its own tokenizer."
+        )
     return StoredModel(ClipText, config, ours, str(path))
 
 
