@@ -4,8 +4,9 @@ import argparse
 from importlib.resources import files
 from pathlib import Path
 
-from eyesel import ImageClassifier, StableDiffusion, open_image
 from PIL import Image, ImageDraw, ImageFont
+
+from eyesel import ImageClassifier, StableDiffusion, open_image
 
 PROMPT = "a large fox on a blue background"
 REAL = files("eyesel") / "assets" / "tiny" / "examples" / "owl.png"

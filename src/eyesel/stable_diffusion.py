@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from eyesel.diffusion import Denoiser, NoiseSource, from_scheduler_config, guided
-from eyesel.errors import SettingError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import save_image, to_pil
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText, TextFeatures
@@ -103,6 +103,29 @@ class StableDiffusion:
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.device = unet.conv_in.weight.device
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Parts of different checkpoints can be put into one folder; they need not fit each other."""
+        unet, latents = self.unet.config, self.autoencoder.config.latent_channels
+        text = sum(encoder.config.dim for encoder in self.text_encoders)
+        inpainting = 2 * latents + 1  # latents, mask, latents of the masked picture
+        if unet.out_channels != latents or unet.in_channels not in (latents, inpainting):
+            raise CheckpointError(
+                f"The UNet maps {unet.in_channels} channels to {unet.out_channels} and the autoencoder has {latents}: "
+                "this checkpoint is not for text to image, or its parts do not belong together."
+            )
+        if text != unet.context_dim:
+            raise CheckpointError(
+                f"The text encoders give {text} numbers a token and the UNet reads {unet.context_dim}: "
+                "these parts do not belong together."
+            )
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
+            if len(tokenizer) > encoder.config.vocab_size or tokenizer.max_length > encoder.config.max_length:
+                raise CheckpointError(
+                    f"The tokenizer has {len(tokenizer)} words and prompts of {tokenizer.max_length} tokens, the text "
+                    f"encoder {encoder.config.vocab_size} and {encoder.config.max_length}: they do not belong together."
+                )
 
     @classmethod
     def load(
@@ -126,7 +149,7 @@ class StableDiffusion:
         and `zero_terminal_snr` overrule what the checkpoint says of its training. Raises `CheckpointError` for other
         families.
         """
-        path = resolve(name, kind="painter", offline=offline)
+        path = resolve(name, kind="painter", variant=variant, offline=offline)
         options = Options(
             variant=variant,
             vae=None if vae is None else resolve(vae, offline=offline),

@@ -12,6 +12,7 @@ from eyesel.weights import clip_format, diffusers_format
 from eyesel.weights.checkpoint import open_vit
 from eyesel.weights.files import find_weights, open_tensors, read_json
 from eyesel.weights.load import load
+from tiny_models import CROSS, CROSS_UP, PLAIN, PLAIN_UP, randomise
 
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")
@@ -20,15 +21,6 @@ CPU = torch.device("cpu")
 def difference(ours, theirs):
     assert ours.shape == theirs.shape
     return (ours - theirs).abs().max().item()
-
-
-def randomise(model):
-    """Weights of a size that lets every layer matter: fresh models leave biases at 0 and norms at 1."""
-    generator = torch.Generator().manual_seed(0)
-    for p in model.parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        p.data = (p.data + 0.05 * noise) if p.dim() > 1 else p.data + 0.2 * noise
-    return model.eval()
 
 
 def noise(*shape, seed=1):
@@ -125,8 +117,6 @@ def test_clip_text(tmp_path, change, projection):
 
 
 SMALL = {"norm_num_groups": 8, "layers_per_block": 2, "sample_size": 16, "cross_attention_dim": 24}
-CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
-CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 UNETS = {
     "sd1": {
         "block_out_channels": (16, 32, 32, 32),

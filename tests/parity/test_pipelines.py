@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image
 
-from eyesel import ImageClassifier, StableDiffusion
+from eyesel import CheckpointError, ImageClassifier, StableDiffusion
 from tiny_models import write_classifier, write_painter
 
 TOLERANCE = 1e-4
@@ -138,3 +138,26 @@ def test_attention_maps_are_the_eager_ones(tmp_path):
     one = eye.attention(image, "attention", layer=1, head=2)
     assert (one.heat.flatten() - expected[1][0, 2, 0, 1:]).abs().max().item() <= TOLERANCE
     assert result.overlay().width / result.overlay().height == pytest.approx(70 / 45, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "complaint"),
+    [
+        ("unet", {"cross_attention_dim": 32}, "24 numbers a token and the UNet reads 32"),
+        ("unet", {"in_channels": 9}, "maps 9 channels to 4"),
+    ],
+)
+def test_parts_that_do_not_belong_together(tmp_path, part, change, complaint):
+    folder = write_painter(tmp_path, "sd1")
+    config = diffusers.UNet2DConditionModel.load_config(folder / part)
+    diffusers.UNet2DConditionModel.from_config({**config, **change}).save_pretrained(folder / part)
+    with pytest.raises(CheckpointError, match=complaint):
+        StableDiffusion.load(folder)
+
+
+def test_an_inpainting_folder_is_refused_by_name(tmp_path):
+    folder = write_painter(tmp_path, "sd1")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"))
+    with pytest.raises(CheckpointError, match="a Stable Diffusion inpainting checkpoint"):
+        StableDiffusion.load(folder)

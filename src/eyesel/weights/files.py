@@ -1,6 +1,7 @@
 """Tensor files: safetensors, mapped into memory; `.bin` pickles, through torch's restricted unpickler only."""
 
 import json
+import mmap
 import pickle
 import struct
 from collections.abc import Mapping
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -51,8 +51,12 @@ class _SafeTensor:
         return self.file.get_tensor(self.name)
 
     def read(self) -> Tensor:
-        raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
-        return torch.from_numpy(raw).view(self.dtype).view(self.shape)
+        if not self.nbytes:
+            return torch.empty(self.shape, dtype=self.dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), self.offset + self.nbytes - start, access=mmap.ACCESS_COPY, offset=start)
+        return torch.frombuffer(pages, dtype=self.dtype, offset=self.offset - start).view(self.shape)
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:

@@ -24,14 +24,20 @@ _HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w
 
 
 def resolve(
-    name: str | Path, *, kind: Kind | None = None, offline: bool = False, cache_dir: str | Path | None = None
+    name: str | Path,
+    *,
+    kind: Kind | None = None,
+    variant: str | None = None,
+    offline: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Path:
     """The local folder or file that a model's name stands for.
 
     `name` is a bundled model ("tiny", of which `kind` chooses the half), an existing folder or weights file, or a hub
     repository, "owner/name" or "owner/name@revision". A repository is looked for in the cache of huggingface_hub
     (`cache_dir`, default: its own), which needs no network; what is not there is downloaded, only the files that
-    eyesel reads, unless `offline` or the environment variable HF_HUB_OFFLINE forbids it.
+    eyesel reads (of the weights those of `variant`, such as "fp16", where one is named), unless `offline` or the
+    environment variable HF_HUB_OFFLINE forbids it.
 
     Raises `CheckpointError`, with the nearest known names where the name is unknown.
     """
@@ -51,14 +57,14 @@ def resolve(
         raise CheckpointError(f"there is no model {name!r}: {_advice(name, cache_dir)}")
     repo, revision = hub_name["repo"], hub_name["revision"] or "main"
     snapshot = _snapshot(_repo_folder(repo, cache_dir), revision)
-    if snapshot is not None and _is_complete(snapshot):
+    if snapshot is not None and _is_complete(snapshot, variant):
         return snapshot
     if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise CheckpointError(
             f"{name} is not in the cache {_cache(cache_dir)} and the network is switched off: fetch it once without "
             "--offline and HF_HUB_OFFLINE."
         )
-    return _download(repo, revision, cache_dir)
+    return _download(repo, revision, variant, cache_dir)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def list_models(cache_dir: str | Path | None = None) -> list[KnownModel]:
     return models
 
 
-def wanted(files: Iterable[str]) -> list[str]:
+def wanted(files: Iterable[str], variant: str | None = None) -> list[str]:
     """Of a repository's files, those that eyesel reads: settings, and of each model one set of weights.
 
     The choice is that of `find_weights`: safetensors before `.bin`, whole before sharded, plain before variants. Other
@@ -96,7 +102,7 @@ def wanted(files: Iterable[str]) -> list[str]:
         inside = [file for file in files if str(PurePosixPath(file).parent) == folder]
         chosen += [file for file in inside if file.endswith((".json", ".txt")) and not _WEIGHTS.match(_base(file))]
         if folder != "." or not painter:
-            chosen += _one_set(inside)
+            chosen += _one_set(inside, variant)
     return chosen
 
 
@@ -111,12 +117,14 @@ def _base(file: str) -> str:
     return PurePosixPath(file).name
 
 
-def _one_set(files: Iterable[str]) -> list[str]:
+def _one_set(files: Iterable[str], wanted_variant: str | None) -> list[str]:
     """The weights of one folder that `find_weights` would choose, index included."""
     sets: dict[tuple[bool, int, bool, bool, str], list[str]] = {}
     for file in files:
         if match := _WEIGHTS.match(_base(file)):
             variant = match["variant"] or match["index_variant"] or ""
+            if wanted_variant not in (None, variant):
+                continue
             sharded = bool(match["shard"] or match["index"])
             rank = (match["suffix"] == "bin", _STEMS.index(match["stem"]), bool(variant), sharded, variant)
             sets.setdefault(rank, []).append(file)
@@ -140,14 +148,15 @@ def _local(path: Path) -> Path:
     return path
 
 
-def _download(repo: str, revision: str, cache_dir: str | Path | None) -> Path:
+def _download(repo: str, revision: str, variant: str | None, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        files = wanted(HfApi().list_repo_files(repo, revision=revision))
+        files = wanted(HfApi().list_repo_files(repo, revision=revision), variant)
         if not any(_WEIGHTS.match(_base(file)) for file in files):
-            raise CheckpointError(f"the hub repository {repo} has no safetensors or .bin weights of a known name.")
+            of_variant = f" of the variant {variant!r}" if variant else ""
+            raise CheckpointError(f"{repo} has no safetensors or .bin weights{of_variant} under a known name.")
         return Path(snapshot_download(repo, revision=revision, cache_dir=cache_dir, allow_patterns=files))
     except CheckpointError:
         raise
@@ -200,13 +209,14 @@ def _cached(cache_dir: str | Path | None) -> Iterator[tuple[str, Path]]:
                 yield repo if revision == "main" else f"{repo}@{revision}", snapshot
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_complete(folder: Path, variant: str | None = None) -> bool:
     """Every model of a snapshot has its weights, all shards of them."""
     try:
         if not (folder / "model_index.json").is_file():
-            return bool(find_weights(folder))
+            return bool(find_weights(folder, variant))
         index = read_json(folder / "model_index.json")
-        return all(find_weights(folder / part) for part in _MODELS if index.get(part) not in (None, [None, None]))
+        present = [part for part in _MODELS if index.get(part) not in (None, [None, None])]
+        return all(find_weights(folder / part, variant) for part in present)
     except CheckpointError:
         return False
 

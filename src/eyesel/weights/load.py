@@ -29,18 +29,9 @@ def shapes_of(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]
 
 
 def build(factory: Callable[[], Model]) -> Model:
-    """A model without memory or initial values: every parameter is on the meta device."""
-    with torch.device("meta"), _NoInit():
+    """A model without memory: every parameter is on the meta device."""
+    with torch.device("meta"):
         return factory()
-
-
-class _NoInit(torch.overrides.TorchFunctionMode):
-    """Leaves parameters as they are: what a file will fill needs no random numbers first."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def fill(
@@ -63,10 +54,14 @@ def fill(
     for name, parameter in expected.items():
         stored = tensors[name].dtype
         target = dtype or (torch.bfloat16 if stored.is_floating_point and stored.itemsize == 1 else stored)
-        # views of the file where nothing changes; otherwise a private copy, gone after its conversion
+        # views of the file where nothing changes; otherwise a view of this tensor alone, gone after its conversion
         keep = device.type == "cpu" and target == stored
         tensor = tensors[name].mapped() if keep else tensors[name].read()
-        tensor = tensor.to(device=device, dtype=target if tensor.is_floating_point() else None)
+        if not keep:
+            # convolutions run channels-last, and would rearrange their weights in every call
+            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+            wanted = target if tensor.is_floating_point() else None
+            tensor = tensor.to(device=device, dtype=wanted, memory_format=layout)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)

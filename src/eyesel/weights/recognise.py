@@ -73,6 +73,8 @@ _PIPELINES = {
     "StableDiffusionUpscale": "a Stable Diffusion upscaler",
     "StableDiffusionLatentUpscale": "a Stable Diffusion upscaler",
     "StableDiffusionInstructPix2Pix": "an InstructPix2Pix checkpoint",
+    "StableDiffusionXLInpaint": "a Stable Diffusion XL inpainting checkpoint",
+    "StableDiffusionInpaint": "a Stable Diffusion inpainting checkpoint",
     "StableDiffusionXL": "a Stable Diffusion XL checkpoint",
     "StableDiffusion": "a Stable Diffusion checkpoint",
     "LatentConsistency": "a Stable Diffusion checkpoint",

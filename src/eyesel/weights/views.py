@@ -22,7 +22,7 @@ class StoredTensor(Protocol):
         ...
 
     def read(self) -> Tensor:
-        """A copy in memory of its own, which leaves no page of the file mapped."""
+        """A view of its own, to convert from: no page stays mapped when it is dropped."""
         ...
 
 
