@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image
 
-from eyesel import CheckpointError, ImageClassifier, StableDiffusion
+from eyesel import CheckpointError, ImageClassifier, SettingError, StableDiffusion
 from tiny_models import write_classifier, write_painter, write_standard_painter
 
 TOLERANCE = 1e-4

@@ -190,6 +190,26 @@ def test_published_sizes(size):
     assert f"{ldm_format.UNET_PREFIX}output_blocks.{last + 1}.0.in_layers.0.weight" not in names
 
 
+@pytest.mark.parametrize(("bias", "answer"), [(-3.0, "v_prediction"), (0.5, "epsilon")])
+def test_stable_diffusion_2_without_metadata_is_asked(painter, bias, answer, tmp_path):
+    family, home = painter
+    if family != "sd2":
+        pytest.skip("only Stable Diffusion 2 leaves it open")
+    state = load_file(home / "file.safetensors")
+    state[ldm_format.UNET_PREFIX + "out.2.weight"].zero_()
+    state[ldm_format.UNET_PREFIX + "out.2.bias"].fill_(bias)
+    save_file(state, tmp_path / "x.safetensors")
+    stored = open_painter(tmp_path / "x.safetensors")
+    assert (stored.prediction.type, stored.prediction.rule) == (answer, "the network's own answer")
+    assert stored.unet.config.sample_size == (96 if answer == "v_prediction" else 64)
+
+
+def test_the_layer_that_stable_diffusion_2_skips():
+    assert ldm_format.OPEN_CLIP_SD2.read("transformer.resblocks.23.attn.in_proj_weight") is True
+    assert ldm_format.OPEN_CLIP_SD2.read("text_projection") is True
+    assert ldm_format.OPEN_CLIP.read("transformer.resblocks.23.ln_1.weight") == ("layers.23.norm1.weight",)
+
+
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 def test_the_vocabulary_is_that_of_clip(tmp_path, pad):
     """Ids as published with CLIP, and those of transformers from the files that are written."""

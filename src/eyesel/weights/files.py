@@ -96,19 +96,13 @@ def read_tensor_metadata(path: Path) -> dict[str, str]:
     return _header(path)[0].get("__metadata__") or {} if path.suffix == ".safetensors" else {}
 
 
-class _Callback:
-    """Stands for the training callback in the first published checkpoints: nothing of it is kept."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-_HARMLESS = [(_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+# Stands for the training callback that the first published checkpoints name, and does nothing.
+_CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
 
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals([_CALLBACK]):
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except (RuntimeError, ValueError):  # the format before torch 1.6 cannot be mapped
@@ -125,7 +119,9 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
-    return {name: HeldTensor(value) for name, value in state.items() if isinstance(value, Tensor)}
+    return {
+        name: HeldTensor(value) for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
 def open_tensors(files: list[Path]) -> dict[str, StoredTensor]:
