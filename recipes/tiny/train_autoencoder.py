@@ -1,0 +1,78 @@
+"""Train the autoencoder of the tiny painter: 32x32 pictures to 8x8 latents of 12 channels and back.
+
+Twelve channels rather than Stable Diffusion's four: a patch of 4x4 pixels has 48 numbers and there is no room for
+a network that would guess the missing ones. The latents are standardised channel by channel inside the quantising
+convolutions, so the public format needs nothing but `scaling_factor` 1.
+"""
+
+import torch
+import world
+from diffusers import AutoencoderKL
+from torch import Tensor
+from training import Learner, Rows, arguments, train
+
+
+def build() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        latent_channels=12,
+        norm_num_groups=16,
+        sample_size=world.SIDE,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+def pixels(pictures: Tensor) -> Tensor:
+    """(..., 32, 32, 3) uint8 -> (..., 3, 32, 32) in -1..1."""
+    return pictures.movedim(-1, -3).float() / 127.5 - 1
+
+
+def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.diff(dim=-1), x.diff(dim=-2)
+
+
+class AutoencoderLearner(Learner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.autoencoder = build()
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        x = pixels(pictures)
+        posterior = self.autoencoder.encode(x).latent_dist
+        error = self.autoencoder.decode(posterior.sample()).sample - x
+        edges = sum(slope.abs().mean() for slope in slopes(error))  # error of slopes = slope of error
+        return {"loss": error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 1e-6 * posterior.kl().mean()}
+
+
+@torch.no_grad()
+def standardise(autoencoder: AutoencoderKL, x: Tensor) -> None:
+    """Give every latent channel mean 0 and deviation 1 over the pictures x, changing only the two 1x1 convolutions."""
+    latents = autoencoder.encode(x).latent_dist.mean  # (n, 12, 8, 8)
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    into, out = autoencoder.quant_conv, autoencoder.post_quant_conv
+    channels = len(mean)  # quant_conv yields means, then log variances
+    into.weight[:channels] /= deviation[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - mean) / deviation
+    into.bias[channels:] -= 2 * deviation.log()
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= deviation[None, :, None, None]
+
+
+def main() -> None:
+    options = arguments(__doc__, minutes=35, rate=1.5e-3, threads=1).parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    pictures = torch.from_numpy(world.draw(world.split()[0], options.each, options.seed)).flatten(0, 1)
+    learner = AutoencoderLearner()
+    train(learner, Rows(pictures=pictures), options, collate=None, decay=0.6)
+    autoencoder = learner.autoencoder.eval()
+    standardise(autoencoder, pixels(pictures[:: max(1, len(pictures) // 2048)]))
+    autoencoder.save_pretrained(options.output / "final")
+
+
+if __name__ == "__main__":
+    main()
