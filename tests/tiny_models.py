@@ -8,6 +8,8 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
+from eyesel.text.tokenizer import ClipTokenizer
+
 WORDS = ["a", "small", "large", "fox", "owl", "on", "blue", "red", "background"]
 
 
@@ -77,12 +79,12 @@ CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
 
-def _text_encoder(vocabulary: int, act: str, projection: bool, seed: int):
+def _text_encoder(vocabulary: int, act: str, projection: bool, seed: int, dim: int = 24):
     config = transformers.CLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=24,
+        hidden_size=dim,
         num_hidden_layers=3,
-        num_attention_heads=2,
+        num_attention_heads=1 if dim == 16 else 2,
         intermediate_size=48,
         hidden_act=act,
         projection_dim=20,
@@ -140,6 +142,67 @@ def write_painter(folder: Path, family: str) -> Path:
     else:
         pipeline = diffusers.StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def write_standard_painter(folder: Path, family: str, in_channels: int = 4) -> Path:
+    """A tiny folder with everything that a single file takes for granted: the vocabulary of CLIP, 32 groups, heads by
+    the rule of the family (sd1, sd2, sdxl or refiner).
+    """
+    xl = family in ("sdxl", "refiner")
+    names = {"sdxl": ["tokenizer", "tokenizer_2"], "refiner": ["tokenizer_2"]}.get(family, ["tokenizer"])
+    for name in names:
+        pad = "!" if name == "tokenizer_2" or family == "sd2" else "<|endoftext|>"
+        ClipTokenizer.bundled(pad).save(folder / name)
+    tokenizers = {name: transformers.CLIPTokenizer.from_pretrained(folder / name) for name in names}
+    attends = {"sd1": (1, 1, 0), "sd2": (1, 0), "sdxl": (0, 1), "refiner": (0, 1, 0)}[family]
+    shape = {
+        "in_channels": in_channels,
+        "block_out_channels": (32, 64, 64)[: len(attends)],
+        "down_block_types": tuple(CROSS if a else PLAIN for a in attends),
+        "up_block_types": tuple(CROSS_UP if a else PLAIN_UP for a in reversed(attends)),
+        "attention_head_dim": 8 if family == "sd1" else 1,
+        "cross_attention_dim": 32 if family == "sdxl" else 16,
+        "layers_per_block": 2 if family == "sd1" else 1,
+        "sample_size": 8,
+        "use_linear_projection": family != "sd1",
+    }
+    if xl:
+        shape |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": (6 if family == "sdxl" else 5) * 8 + 20,
+            "transformer_layers_per_block": (1, 2) if family == "sdxl" else 2,
+        }
+    scheduler = SCHEDULERS["xl" if xl else "v" if family == "sd2" else "epsilon"]
+    levels = 4
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        scaling_factor=0.13025 if xl else 0.18215,
+    )
+    parts = {"unet": randomise(diffusers.UNet2DConditionModel(**shape)), "vae": randomise(vae)}
+    sizes = {"vocabulary": 49408, "dim": 16}
+    if family != "refiner":
+        act = "gelu" if family == "sd2" else "quick_gelu"
+        parts |= {"text_encoder": _text_encoder(act=act, projection=False, seed=1, **sizes)}
+        parts |= {"tokenizer": tokenizers["tokenizer"]}
+    if xl:
+        parts |= {"text_encoder_2": _text_encoder(act="gelu", projection=True, seed=2, **sizes)}
+        parts |= {"tokenizer_2": tokenizers["tokenizer_2"], "scheduler": scheduler, "add_watermarker": False}
+        if family == "refiner":
+            pipeline = diffusers.StableDiffusionXLImg2ImgPipeline(
+                text_encoder=None, tokenizer=None, requires_aesthetics_score=True, **parts
+            )
+        else:
+            pipeline = diffusers.StableDiffusionXLPipeline(**parts)
+    else:
+        kind = diffusers.StableDiffusionPipeline if in_channels == 4 else diffusers.StableDiffusionInpaintPipeline
+        pipeline = kind(
+            **parts, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     pipeline.save_pretrained(folder)
     return folder

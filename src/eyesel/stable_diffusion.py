@@ -33,6 +33,7 @@ from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.hub import resolve
+from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
 
 SIZE_STEP = 8  # pixels: width and height are multiples of it
@@ -134,7 +135,8 @@ class StableDiffusion:
         """Parts of different checkpoints can be put into one folder; they need not fit each other."""
         unet, latents = self.unet.config, self.autoencoder.config.latent_channels
         text = sum(encoder.config.dim for encoder in self.text_encoders)
-        if not (unet.in_channels == unet.out_channels == latents):
+        inpainting = 2 * latents + 1  # latents, mask, latents of the masked picture
+        if unet.out_channels != latents or unet.in_channels not in (latents, inpainting):
             raise CheckpointError(
                 f"The UNet maps {unet.in_channels} channels to {unet.out_channels} and the autoencoder has {latents}: "
                 "this checkpoint is not for text to image, or its parts do not belong together."
@@ -159,19 +161,34 @@ class StableDiffusion:
         device: str = "auto",
         precision: str = "auto",
         variant: str | None = None,
+        vae: str | Path | None = None,
+        ema: bool = False,
+        prediction_type: str | None = None,
+        zero_terminal_snr: bool | None = None,
         offline: bool = False,
     ) -> "StableDiffusion":
-        """Open `tiny` (bundled), a hub name (`owner/name[@revision]`) or a diffusers folder.
+        """Open `tiny` (bundled), a hub name (`owner/name[@revision]`), a diffusers folder, or a single .safetensors or
+        .ckpt file of SD 1.x, 2.x or XL.
 
-        `variant` picks weight files such as `*.fp16.safetensors`. Raises `CheckpointError` for other families.
+        `variant` picks weight files of a folder, such as `*.fp16.safetensors`; `ema` takes the averaged weights of a
+        single file. `vae` is the file or folder of another autoencoder. `prediction_type` ("epsilon", "v_prediction")
+        and `zero_terminal_snr` overrule what the checkpoint says of its training. Raises `CheckpointError` for other
+        families.
         """
         path = resolve(name, kind="painter", variant=variant, offline=offline)
-        parts = open_stable_diffusion(path, choose_device(device), precision, variant)
+        options = Options(
+            variant=variant,
+            vae=None if vae is None else resolve(vae, offline=offline),
+            ema=ema,
+            prediction_type=prediction_type,
+            zero_terminal_snr=zero_terminal_snr,
+        )
+        parts = open_stable_diffusion(path, choose_device(device), precision, options)
         return cls(
             parts.unet,
             parts.autoencoder,
             parts.text_encoders,
-            [ClipTokenizer.load(folder) for folder in parts.tokenizer_folders],
+            parts.tokenizers,
             parts.scheduler,
             zero_negative=bool(parts.index.get("force_zeros_for_empty_prompt")),
             name=str(name),
@@ -238,6 +255,7 @@ class StableDiffusion:
             raise SettingError("The prompt is empty: say what to paint (guidance 0 paints without regard to it).")
         if n < 1:
             raise SettingError(f"n is {n}; at least one picture has to be painted.")
+        self._check_task()
         width, height = self._size(size)
         plan = from_scheduler_config(self.scheduler, solver, eta, schedule, xl=self.unet.config.added_dim is not None)
         run_schedule = plan.schedule(steps)
@@ -303,6 +321,21 @@ class StableDiffusion:
     @property
     def _autoencoder_dtype(self) -> torch.dtype:
         return self.autoencoder.decoder.conv_in.weight.dtype
+
+    def _check_task(self) -> None:
+        """Refuse the checkpoints that were not made to paint from words alone."""
+        unet, latents = self.unet.config, self.autoencoder.config.latent_channels
+        if unet.in_channels != latents:
+            raise SettingError(
+                f"This is an inpainting checkpoint, of {unet.in_channels} input channels, which repaints pictures: "
+                "take an ordinary checkpoint to paint from words alone."
+            )
+        pooled = self.text_encoders[-1].config.projection_dim or 0
+        if unet.added_dim and unet.size_dim and unet.added_dim != pooled + 6 * unet.size_dim:
+            raise SettingError(
+                "This is a Stable Diffusion XL refiner, which finishes pictures: take the base checkpoint to "
+                "paint from words alone."
+            )
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:

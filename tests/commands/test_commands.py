@@ -11,7 +11,7 @@ from PIL import Image
 
 from eyesel.cli import main
 from eyesel.images import read_metadata
-from tiny_models import write_classifier, write_painter
+from tiny_models import write_classifier, write_painter, write_standard_painter
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,12 @@ def test_help_of_every_command(run):
     assert code == 0
     commands = re.findall(r"^  (\w+) ", out[out.index("Commands") :], re.MULTILINE)
     assert {"classify", "embed", "attend", "generate", "models"} <= set(commands)
-    for command in [*([c] for c in commands if c != "models"), ["models", "list"], ["models", "show"]]:
+    for command in [
+        *([c] for c in commands if c != "models"),
+        ["models", "list"],
+        ["models", "show"],
+        ["models", "convert"],
+    ]:
         code, out, _ = run(*command, "--help")
         assert code == 0
         assert "Example: eyesel " + " ".join(command) in out
@@ -172,6 +177,32 @@ def test_models(run, painter, classifier):
     assert code == 0 and "a Vision Transformer" in out
     code, out, _ = run("models", "show", "tiny")
     assert code == 0 and "UNet2DConditionModel" in out and "a Vision Transformer" in out
+
+
+@pytest.fixture(scope="session")
+def standard(tmp_path_factory):
+    return write_standard_painter(tmp_path_factory.mktemp("standard") / "folder", "sd1")
+
+
+def test_convert_show_and_generate(run, standard, tmp_path):
+    """A folder becomes a single file and a folder again; each paints the same picture."""
+    code, out, _ = run("models", "convert", standard, "m.safetensors", "--format", "single-file", "--json")
+    assert code == 0 and json.loads(out)["family"] == "Stable Diffusion 1"
+    code, out, _ = run("models", "show", "m.safetensors")
+    assert code == 0 and re.search(r"prediction: +epsilon\nknown from: +metadata", out)
+    code, out, _ = run("models", "convert", "m.safetensors", "folder", "--format", "diffusers", "--dtype", "float16")
+    assert code == 0 and out == "folder: Stable Diffusion 1, epsilon (metadata)\n"
+    assert files(tmp_path) == ["folder", "m.safetensors"]
+    options = ["--steps", 1, "--seed", 7, "--size", "64x64", "--precision", "float32"]
+    vae = tmp_path / "folder" / "vae" / "diffusion_pytorch_model.safetensors"
+    for name, extra in {"a": [standard], "b": ["m.safetensors"], "c": ["m.safetensors", "--vae", vae]}.items():
+        assert run("generate", "a fox", "-m", *extra, *options, "-o", f"{name}.png")[0] == 0
+    a, b, c = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in "abc")
+    assert abs(a - b).max() <= 1 and abs(a - c).max() <= 8
+    refused(run("models", "convert", "m.safetensors", "folder", "--format", "diffusers"), "exists", "--force")
+    refused(run("generate", "a fox", "-m", "m.safetensors", "--ema", *options), "averaged", "ema")
+    refused(run("generate", "a fox", "-m", "m.safetensors", "--prediction-type", "w", *options), "'w'", "epsilon")
+    refused(run("generate", "a fox", "-m", "m.safetensors", "--vae", "none.pt", *options), "none.pt")
 
 
 # --- what is refused: one sentence on standard error, exit code 2, nothing written

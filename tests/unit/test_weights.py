@@ -187,7 +187,7 @@ def test_half_downloaded(tmp_path, reference, cut):
     [
         ("double_blocks.0.img_attn.norm.key_norm.scale", "a Flux checkpoint"),
         ("model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight", "a Stable Diffusion 3 checkpoint"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "a single-file Stable Diffusion checkpoint"),
+        ("model.diffusion_model.input_blocks.10.0.skip_connection.bias", "a Stable Diffusion upscaler"),
         ("control_model.time_embed.0.weight", "a ControlNet checkpoint"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "a LoRA"),
         ("model.layers.0.self_attn.q_proj.weight", "a language model"),

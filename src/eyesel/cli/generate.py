@@ -3,7 +3,19 @@ from typing import Annotated
 
 import typer
 
-from eyesel.cli.options import Device, Json, Model, Offline, Precision, print_json, progress
+from eyesel.cli.options import (
+    Device,
+    Ema,
+    Json,
+    Model,
+    Offline,
+    Precision,
+    PredictionType,
+    Vae,
+    ZeroTerminalSnr,
+    print_json,
+    progress,
+)
 
 
 def generate(
@@ -48,7 +60,11 @@ def generate(
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
-    variant: Annotated[str | None, typer.Option(help="Of the weight files, such as fp16.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")] = None,
+    vae: Vae = None,
+    ema: Ema = False,
+    prediction_type: PredictionType = None,
+    zero_terminal_snr: ZeroTerminalSnr = None,
     offline: Offline = False,
 ) -> None:
     """Paint a picture from words.
@@ -71,7 +87,17 @@ def generate(
 
     from eyesel.stable_diffusion import StableDiffusion
 
-    painter = StableDiffusion.load(model, device=device, precision=precision, variant=variant, offline=offline)
+    painter = StableDiffusion.load(
+        model,
+        device=device,
+        precision=precision,
+        variant=variant,
+        vae=vae,
+        ema=ema,
+        prediction_type=prediction_type,
+        zero_terminal_snr=zero_terminal_snr,
+        offline=offline,
+    )
     done = []
     with progress("painting", n * steps) as advance:
         for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk

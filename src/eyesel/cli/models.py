@@ -1,10 +1,15 @@
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from eyesel.cli.options import Json, Offline, print_json
+from eyesel.cli.options import Ema, Json, Offline, PredictionType, Vae, ZeroTerminalSnr, print_json
 
-app = typer.Typer(help="What models are here, and what is in one.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="What models are here, what is in one, and from one format to another.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")
@@ -32,7 +37,7 @@ def show(
     json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """What a checkpoint is: family, shape, size, precision. Reads no weights.
+    """What a checkpoint is: family, shape, size, precision, and how it is known what the network predicts.
 
     Example: eyesel models show tiny
     """
@@ -49,6 +54,52 @@ def show(
         print_json(facts)
         return
     typer.echo("\n\n".join("\n".join(_lines(entry)) for entry in facts))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A hub name, a folder or a file.", metavar="IN")],
+    target: Annotated[Path, typer.Argument(help="The folder, or .safetensors file, to write.", metavar="OUT")],
+    format: Annotated[Literal["diffusers", "single-file"], typer.Option(help="Of what is written.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default every tensor as it is stored.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")] = None,
+    vae: Vae = None,
+    ema: Ema = False,
+    prediction_type: PredictionType = None,
+    zero_terminal_snr: ZeroTerminalSnr = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Turn a single-file Stable Diffusion checkpoint into a diffusers folder, or the other way, tensor for tensor.
+
+    Example: eyesel models convert model.safetensors model/ --format diffusers
+    """
+    from eyesel.weights.convert import convert
+    from eyesel.weights.hub import resolve
+    from eyesel.weights.painter import Options
+
+    options = Options(
+        variant=variant,
+        vae=None if vae is None else resolve(vae, offline=offline),
+        ema=ema,
+        prediction_type=prediction_type,
+        zero_terminal_snr=zero_terminal_snr,
+    )
+    path = resolve(source, kind="painter", offline=offline)
+    done = convert(path, target, format, dtype=dtype, options=options, force=force)
+    facts = {
+        "output": str(target),
+        "family": done.family.name,
+        "prediction": done.prediction.type,
+        "known from": done.prediction.rule,
+    }
+    if json:
+        print_json(facts)
+        return
+    typer.echo(f"{target}: {done.family.name}, {done.prediction.type} ({done.prediction.rule})")
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

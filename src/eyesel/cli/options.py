@@ -13,12 +13,23 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="`tiny` (bundled), a hub name owner/name[@revision], a folder, or a .safetensors file.",
+        help="`tiny` (bundled), a hub name owner/name[@revision], a folder, or a .safetensors or .ckpt file.",
         show_default=True,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or file (as stored).")]
+Vae = Annotated[str | None, typer.Option(help="Another autoencoder: its file or folder.", metavar="FILE")]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a single file.")]
+PredictionType = Annotated[str | None, typer.Option(help="epsilon or v_prediction; default what the checkpoint says.")]
+ZeroTerminalSnr = Annotated[
+    bool | None,
+    typer.Option(
+        "--zero-terminal-snr/--no-zero-terminal-snr",
+        help="Trained up to pure noise or not; default what the checkpoint says.",
+        show_default=False,
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: only what is already here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")]

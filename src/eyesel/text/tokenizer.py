@@ -1,7 +1,9 @@
 """From a prompt to token ids: the byte-pair encoding of CLIP, through the `tokenizers` library."""
 
+import gzip
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tokenizers.models import BPE
 from eyesel.errors import CheckpointError
 
 MAX_LENGTH = 77  # tokens, where tokenizer_config.json names no sensible number
+MERGES = Path(__file__).parents[1] / "assets" / "clip" / "merges.txt.gz"
 
 # The words of CLIP (Radford et al. 2021, `simple_tokenizer.py`), as transformers' CLIPTokenizer writes them.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -55,6 +58,42 @@ class ClipTokenizer:
         tokenizer.add_special_tokens(list(special.values()))
         return cls(tokenizer, ids["bos_token"], ids["eos_token"], ids["pad_token"], max_length)
 
+    @classmethod
+    def bundled(cls, pad: str = "<|endoftext|>") -> "ClipTokenizer":
+        """The vocabulary that CLIP was published with; OpenCLIP's encoders pad with "!", which is id 0."""
+        vocab, merges = _clip_vocabulary()
+        tokenizer = _byte_pairs(BPE(vocab, merges, **_SUFFIXES))
+        tokenizer.add_special_tokens([_token(each) for each in ("<|startoftext|>", "<|endoftext|>", pad)])
+        return cls(tokenizer, vocab["<|startoftext|>"], vocab["<|endoftext|>"], vocab[pad])
+
+    def save(self, folder: str | Path) -> None:
+        """Write vocab.json, merges.txt and their configuration, as transformers reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = json.loads(self._tokenizer.to_str())["model"]
+        if len(model["vocab"]) != len(self):
+            raise CheckpointError(f"A tokenizer of {len(self)} tokens, some of them added, has no place in {folder}.")
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        special = {
+            "bos_token": self._tokenizer.id_to_token(self.bos_id),
+            "eos_token": self._tokenizer.id_to_token(self.eos_id),
+            "unk_token": self._tokenizer.id_to_token(self.eos_id),
+            "pad_token": self._tokenizer.id_to_token(self.pad_id),
+        }
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.max_length, **special}
+        for name, text in {
+            "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
+            "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+            "special_tokens_map.json": json.dumps(special, indent=2),
+            "tokenizer_config.json": json.dumps(config, indent=2),
+        }.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id."""
+        return self._tokenizer.get_vocab()
+
     def __len__(self) -> int:
         """The number of tokens that the text encoder must know."""
         return self._tokenizer.get_vocab_size()
@@ -89,17 +128,22 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
     return tokenizer
 
 
+_SUFFIXES: dict[str, Any] = {
+    "continuing_subword_prefix": "",
+    "end_of_word_suffix": "</w>",
+    "unk_token": "<|endoftext|>",
+}
+
+
 def _from_vocab(folder: Path, unknown: AddedToken) -> Tokenizer:
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
     try:
-        model = BPE.from_file(
-            str(folder / "vocab.json"),
-            str(folder / "merges.txt"),
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-            unk_token=unknown.content,
-        )
+        return _byte_pairs(BPE.from_file(*files, **{**_SUFFIXES, "unk_token": unknown.content}))
     except Exception as error:
         raise _unusable(folder / "vocab.json and merges.txt", error) from None
+
+
+def _byte_pairs(model: BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -107,6 +151,17 @@ def _from_vocab(folder: Path, unknown: AddedToken) -> Tokenizer:
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     return tokenizer
+
+
+@cache
+def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The ids follow from the merges: bytes, bytes that end a word, merges in their order, start and end."""
+    lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()[1:]
+    merges = [(first, second) for first, second in map(str.split, lines)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(merge) for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}, merges
 
 
 def _settings(folder: Path) -> tuple[dict[str, AddedToken], int]:

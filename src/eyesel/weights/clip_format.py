@@ -45,3 +45,23 @@ def from_transformers_config(config: Mapping[str, Any], shapes: Mapping[str, tup
         )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"This config.json does not describe a CLIP text encoder: {error}.") from error
+
+
+def transformers_config(config: ClipTextConfig) -> dict[str, Any]:
+    """The way back: text_encoder/config.json."""
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if config.projection_dim else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_length,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.norm_eps,
+        "projection_dim": config.projection_dim or config.dim,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2 if config.eos_id is None else config.eos_id,  # 2: the highest id of the vocabulary
+    }

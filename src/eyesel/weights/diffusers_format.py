@@ -135,3 +135,63 @@ def autoencoder_config(config: Mapping[str, Any]) -> AutoencoderConfig:
         scaling_factor=config.get("scaling_factor", 0.18215),
         shift_factor=config.get("shift_factor") or 0.0,
     )
+
+
+def unet_config_json(config: UNetConfig) -> dict[str, Any]:
+    """The way back: unet/config.json."""
+    depth = config.transformer_depth
+    if depth[-1] not in (0, config.mid_transformer_depth):
+        raise CheckpointError(
+            f"This UNet has {depth[-1]} transformer blocks at its lowest level and {config.mid_transformer_depth} in "
+            "the middle; diffusers builds one number."
+        )
+    down, up = {attends: kind for kind, attends in _DOWN.items()}, {attends: kind for kind, attends in _UP.items()}
+    depths = [*(d or 1 for d in depth[:-1]), config.mid_transformer_depth]
+    described: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": list(config.channels),
+        "down_block_types": [down[bool(d)] for d in depth],
+        "up_block_types": [up[bool(d)] for d in reversed(depth)],
+        "layers_per_block": config.layers_per_block,
+        "transformer_layers_per_block": depths if len(set(depths)) > 1 else depths[0],
+        "cross_attention_dim": config.context_dim,
+        "attention_head_dim": list(config.heads) if len(set(config.heads)) > 1 else config.heads[0],
+        "use_linear_projection": config.linear_projection,
+        "norm_num_groups": config.norm_groups,
+        "norm_eps": config.norm_eps,
+        "sample_size": config.sample_size,
+    }
+    if config.added_dim:
+        described |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": config.size_dim,
+            "projection_class_embeddings_input_dim": config.added_dim,
+        }
+    return described
+
+
+def autoencoder_config_json(config: AutoencoderConfig, sample_size: int) -> dict[str, Any]:
+    """The way back: vae/config.json; `sample_size` is the width of the pictures that it was trained with."""
+    levels = len(config.channels)
+    described: dict[str, Any] = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "block_out_channels": list(config.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": config.layers_per_block,
+        "norm_num_groups": config.norm_groups,
+        "sample_size": sample_size,
+        "scaling_factor": config.scaling_factor,
+    }
+    unusual = {
+        "mid_block_add_attention": (config.mid_attention, True),
+        "use_quant_conv": (config.quant_conv, True),
+        "use_post_quant_conv": (config.post_quant_conv, True),
+        "shift_factor": (config.shift_factor, 0.0),
+    }
+    return described | {key: value for key, (value, usual) in unusual.items() if value != usual}

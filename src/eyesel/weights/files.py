@@ -7,37 +7,20 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from eyesel.errors import CheckpointError
+from eyesel.weights.views import HeldTensor, StoredTensor
 
 MAX_JSON_BYTES = 100 << 20
 
 
-class StoredTensor(Protocol):
-    """A tensor in a file, known by its shape and type until it is asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def mapped(self) -> Tensor:
-        """A view of the file: pages come in when they are touched, and are shared between processes."""
-        ...
-
-    def read(self) -> Tensor:
-        """A view of its own, to convert from: no page stays mapped when it is dropped."""
-        ...
-
-
 # safetensors' names of the types; others (packed 4-bit and the like) belong to checkpoints that eyesel does not open
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -51,6 +34,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -75,37 +59,16 @@ class _SafeTensor:
         return torch.frombuffer(pages, dtype=self.dtype, offset=self.offset - start).view(self.shape)
 
 
-@dataclass(frozen=True)
-class _PickledTensor:
-    tensor: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    def mapped(self) -> Tensor:
-        return self.tensor
-
-    def read(self) -> Tensor:
-        return self.tensor
-
-
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     try:
         file = safe_open(path, "pt")  # checks the header and every offset in it
-        with path.open("rb") as f:
-            length = struct.unpack("<Q", f.read(8))[0]
-            header = json.loads(f.read(length))
+        header, start = _header(path)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); download it again if it was cut short."
         ) from error
     header.pop("__metadata__", None)
-    if strange := sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES)):
+    if strange := sorted({entry["dtype"] for entry in header.values()} - set(DTYPES)):
         raise CheckpointError(f"{path} stores tensors as {', '.join(strange)}, which eyesel does not read.")
     return {
         name: _SafeTensor(
@@ -113,29 +76,52 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
             path,
             name,
             tuple(entry["shape"]),
-            _DTYPES[entry["dtype"]],
-            8 + length + entry["data_offsets"][0],
+            DTYPES[entry["dtype"]],
+            start + entry["data_offsets"][0],
             entry["data_offsets"][1] - entry["data_offsets"][0],
         )
         for name, entry in header.items()
     }
 
 
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file that has been checked, and where its data begin."""
+    with path.open("rb") as f:
+        length = struct.unpack("<Q", f.read(8))[0]
+        return json.loads(f.read(length)), 8 + length
+
+
+def read_tensor_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file that `open_tensors` has opened; other files have none."""
+    return _header(path)[0].get("__metadata__") or {} if path.suffix == ".safetensors" else {}
+
+
+# Stands for the training callback that the first published checkpoints name, and does nothing.
+_CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
+
+
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, ValueError):  # the format before torch 1.6 cannot be mapped
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([_CALLBACK]):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except (RuntimeError, ValueError):  # the format before torch 1.6 cannot be mapped
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and was not opened; ask its author for a safetensors file."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if "GLOBAL" in str(error):  # the name of something else than a tensor
+            raise CheckpointError(
+                f"{path} holds more than tensors and was not opened; ask its author for a safetensors file."
+            ) from error
         raise CheckpointError(f"{path} is not a complete PyTorch file; download it again.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a complete PyTorch file; download it again.") from error
+    while isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
-    return {name: _PickledTensor(value) for name, value in state.items() if isinstance(value, Tensor)}
+    return {
+        name: HeldTensor(value) for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
 def open_tensors(files: list[Path]) -> dict[str, StoredTensor]:

@@ -1,53 +1,31 @@
 """From files to a model: built on the meta device, filled from mapped files, strict about every name and shape."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError
-from eyesel.weights.files import StoredTensor
 from eyesel.weights.placement import choose_precision
 from eyesel.weights.rename import RenameTable
+from eyesel.weights.views import StoredTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class _Part:
-    """One of the equal slices that a fused tensor is split into; the whole tensor where it is not split."""
-
-    def __init__(self, stored: StoredTensor, index: int, count: int) -> None:
-        self.stored, self.index, self.count = stored, index, count
-        rows, *rest = stored.shape or (1,)
-        self.shape = (rows // count, *rest) if count > 1 else stored.shape
-        self.dtype = stored.dtype
-
-    def _slice(self, tensor: Tensor) -> Tensor:
-        return tensor.chunk(self.count)[self.index] if self.count > 1 else tensor
-
-    def mapped(self) -> Tensor:
-        return self._slice(self.stored.mapped())
-
-    def read(self) -> Tensor:
-        return self._slice(self.stored.read())
-
-
 def renamed(tensors: Mapping[str, StoredTensor], table: RenameTable, where: str) -> dict[str, StoredTensor]:
     """The file's tensors under our names; an error names those that the format does not have."""
-    result: dict[str, StoredTensor] = {}
-    unknown = []
-    for name, stored in tensors.items():
-        targets = table.read(name)
-        if targets is False:
-            unknown.append(name)
-        elif isinstance(targets, tuple):
-            for i, target in enumerate(targets):
-                result[target] = _Part(stored, i, len(targets)) if len(targets) > 1 else stored
+    result, unknown = table.renamed(tensors)
     if unknown:
-        raise CheckpointError(f"{where} has tensors that this format does not have: {_listed(unknown)}.")
+        raise CheckpointError(f"{where} has tensors that this format does not have: {listed(unknown)}.")
     return result
+
+
+def shapes_of(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(stored.shape) for name, stored in tensors.items()}
 
 
 def build(factory: Callable[[], Model]) -> Model:
@@ -65,7 +43,8 @@ def fill(
 ) -> Model:
     """Give a meta-device model its weights, in evaluation mode and without gradients.
 
-    `dtype` None keeps the file's own, and then weights on the CPU are views of the file. Otherwise one tensor at a
+    `dtype` None keeps the file's own, and then weights on the CPU are views of the file (eight-bit floats, in which
+    nothing can be computed, become bfloat16, which holds them exactly). Otherwise one tensor at a
     time is read and converted, so that the peak is the model and one tensor. Missing, left-over and mis-shaped names
     raise one error.
     """
@@ -73,13 +52,15 @@ def fill(
     _check(expected, tensors, where)
     state = {}
     for name, parameter in expected.items():
+        stored = tensors[name].dtype
+        target = dtype or (torch.bfloat16 if stored.is_floating_point and stored.itemsize == 1 else stored)
         # views of the file where nothing changes; otherwise a view of this tensor alone, gone after its conversion
-        keep = device.type == "cpu" and dtype in (None, tensors[name].dtype)
+        keep = device.type == "cpu" and target == stored
         tensor = tensors[name].mapped() if keep else tensors[name].read()
         if not keep:
             # convolutions run channels-last, and would rearrange their weights in every call
             layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            wanted = dtype if tensor.is_floating_point() else None
+            wanted = target if tensor.is_floating_point() else None
             tensor = tensor.to(device=device, dtype=wanted, memory_format=layout)
         state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
     model.load_state_dict(state, assign=True)
@@ -89,15 +70,15 @@ def fill(
 def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], where: str) -> None:
     problems = []
     if missing := [name for name in expected if name not in found]:
-        problems.append(f"lacks {_listed(missing)}")
+        problems.append(f"lacks {listed(missing)}")
     if extra := [name for name in found if name not in expected]:
-        problems.append(f"has {_listed(extra)} left over")
+        problems.append(f"has {listed(extra)} left over")
     if wrong := [
         f"{name} as {tuple(found[name].shape)} instead of {tuple(parameter.shape)}"
         for name, parameter in expected.items()
         if name in found and not _same_numbers(tuple(found[name].shape), tuple(parameter.shape))
     ]:
-        problems.append(f"has {_listed(wrong)}")
+        problems.append(f"has {listed(wrong)}")
     if problems:
         raise CheckpointError(f"{where} does not fit its configuration: it {'; it '.join(problems)}.")
 
@@ -107,9 +88,28 @@ def _same_numbers(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return found == expected or found == (*expected, 1, 1)
 
 
-def _listed(names: list[str], most: int = 5) -> str:
+def listed(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+@dataclass(frozen=True)
+class StoredModel(Generic[Model]):
+    """A model in its file: everything about it but its memory; `tensors` are under our names."""
+
+    kind: Callable[[Any], Model]  # from a config to a model
+    config: Any
+    tensors: Mapping[str, StoredTensor]
+    where: str
+
+    def load(self, device: torch.device, precision: str = "auto") -> Model:
+        model = build(lambda: self.kind(self.config))
+        parameters = sum(p.numel() for p in model.parameters())
+        return fill(model, self.tensors, self.where, device, choose_precision(precision, device, parameters))
+
+    def check(self) -> None:
+        """Raise unless the tensors are those of the configuration, each of its shape."""
+        _check(dict(build(lambda: self.kind(self.config)).named_parameters()), self.tensors, self.where)
 
 
 def load(
@@ -122,7 +122,7 @@ def load(
 ) -> Model:
     """Rename, build and fill. `factory` makes the model, given the shapes under our names."""
     tensors = renamed(tensors, table, str(where))
-    shapes = {name: tuple(stored.shape) for name, stored in tensors.items()}
+    shapes = shapes_of(tensors)
     model = build(lambda: factory(shapes))
     parameters = sum(p.numel() for p in model.parameters())
     return fill(model, tensors, str(where), device, choose_precision(precision, device, parameters))

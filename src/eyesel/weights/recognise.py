@@ -3,22 +3,42 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# A tensor name that gives a single-file checkpoint away; the more specific first.
-_SIGNATURES = {
+# A tensor name that gives away what eyesel does not open, although parts of it may look as if; the more specific first.
+_UNSUPPORTED = {
     "double_blocks.0.img_attn.norm.key_norm.scale": "a Flux checkpoint",
+    "single_stream_modulation.lin.weight": "a Flux 2 checkpoint",
+    "distilled_guidance_layer.": "a Chroma checkpoint",
     "joint_blocks.0.": "a Stable Diffusion 3 checkpoint",
-    "control_model.time_embed.0.weight": "a ControlNet checkpoint",
+    "double_layers.0.attn.w1q.weight": "an AuraFlow checkpoint",
+    "cap_embedder.0.weight": "a Lumina checkpoint",
+    "patchify_proj.weight": "an LTX-Video checkpoint",
+    "individual_token_refiner.": "a HunyuanVideo checkpoint",
+    "head.modulation": "a Wan checkpoint",
+    "clip_txt_mapper.weight": "a Stable Cascade checkpoint",
+    "control_model.": "a ControlNet checkpoint",
     "controlnet_cond_embedding.": "a ControlNet checkpoint",
-    "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": "a single-file SDXL checkpoint",
-    "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": "a single-file SDXL refiner",
+    "motion_modules.": "an AnimateDiff motion module",
+    "ip_adapter.": "an IP-Adapter",
+    "edm_mean": "a Playground 2.5 checkpoint",
+    "edm_vpred.sigma_max": "a CosXL checkpoint",
+    "model.diffusion_model.input_blocks.10.0.skip_connection.bias": "a Stable Diffusion upscaler",
+}
+_SIGNATURES = {
+    **_UNSUPPORTED,
+    "conditioner.embedders.1.model.": "a single-file Stable Diffusion XL checkpoint",
+    "conditioner.embedders.0.model.": "a single-file Stable Diffusion XL refiner",
     "cond_stage_model.model.": "a single-file Stable Diffusion 2 checkpoint",
     "model.diffusion_model.": "a single-file Stable Diffusion checkpoint",
-    "first_stage_model.": "a single-file autoencoder",
+    "first_stage_model.": "an autoencoder alone",
+    "decoder.up.0.block.0.norm1.weight": "an autoencoder alone",
     "lora_unet_": "a LoRA",
     "lora_te": "a LoRA",
     ".lora_A.weight": "a LoRA",
     ".lora_up.weight": "a LoRA",
+    ".lora.up.weight": "a LoRA",
+    "_lora.up.weight": "a LoRA",
     "emb_params": "a textual-inversion embedding",
+    "clip_g": "a textual-inversion embedding",
     "transformer_blocks.0.norm1_context.linear.weight": "a Flux or Stable Diffusion 3 transformer",
     "up_blocks.0.resnets.0.time_emb_proj.weight": "a Stable Diffusion UNet alone",
     "decoder.up_blocks.0.resnets.0.norm1.weight": "an autoencoder alone",
@@ -40,6 +60,11 @@ def family_of_tensors(names: Iterable[str]) -> str | None:
         if any(signature in name for name in names):
             return family
     return None
+
+
+def is_unsupported(names: Iterable[str]) -> bool:
+    """Whether they are of a family that eyesel recognises only to refuse it."""
+    return family_of_tensors(names) in _UNSUPPORTED.values()
 
 
 _PIPELINES = {

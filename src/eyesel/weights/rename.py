@@ -6,16 +6,18 @@ A table maps the names of a file to ours, row by row, the first row that matches
 
 `{}` stands for one part between dots (a layer index, `weight` or `bias`), `**` for any number of them. `None` drops a
 name on purpose; a tuple of names splits the tensor into equal parts along its first dimension, as fused projections
-need. A name that no row matches is nobody's: the loader reports it.
+need. A name that no row matches is nobody's: the loader reports it. `forms` says which of the file's tensors hold a
+matrix otherwise than we do.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import Tensor
+
+from eyesel.weights.views import Form, HeldTensor, StoredTensor, as_matrix, from_matrix, joined, part
 
 Target = str | tuple[str, ...] | None
 _PARTS = {"{}": r"([^.]+)", "**": r"(.+)"}
@@ -37,6 +39,7 @@ class RenameTable:
     rows: Mapping[str, Target]
     prefix: str = ""
     unprefixed: tuple[str, ...] = ()
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     @cached_property
     def _reading(self) -> list[tuple[re.Pattern[str], Target]]:
@@ -45,10 +48,15 @@ class RenameTable:
     @cached_property
     def _writing(self) -> list[tuple[re.Pattern[str], str, tuple[str, ...]]]:
         return [
-            (_pattern(ours[0] if isinstance(ours, tuple) else ours), theirs, ours if isinstance(ours, tuple) else ())
+            (_pattern(part), theirs, ours if isinstance(ours, tuple) else ())
             for theirs, ours in self.rows.items()
             if ours is not None
+            for part in ([ours] if isinstance(ours, str) else ours)
         ]
+
+    @cached_property
+    def _forms(self) -> list[tuple[re.Pattern[str], Form]]:
+        return [(_pattern(theirs), form) for theirs, form in self.forms.items()]
 
     def read(self, name: str) -> tuple[str, ...] | bool:
         """Our name, or names of equal parts, for one of the file; True if dropped on purpose, False if unknown."""
@@ -60,22 +68,44 @@ class RenameTable:
                 return tuple(_fill(each, match.groups()) for each in ([ours] if isinstance(ours, str) else ours))
         return False
 
-    def write(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def renamed(self, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
+        """The file's tensors under our names, and the names that the format does not have."""
+        result: dict[str, StoredTensor] = {}
+        unknown = []
+        for name, stored in tensors.items():
+            targets = self.read(name)
+            if targets is False:
+                unknown.append(name)
+            elif isinstance(targets, tuple):
+                stored = as_matrix(stored, self._form(name.removeprefix(self.prefix)))
+                result |= {target: part(stored, i, len(targets)) for i, target in enumerate(targets)}
+        return result, unknown
+
+    def written(self, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         """Our tensors under the names of the file."""
-        result: dict[str, Tensor] = {}
+        result: dict[str, StoredTensor] = {}
         done: set[str] = set()
-        for name in state:
+        for name in tensors:
             if name in done:
                 continue
-            for pattern, theirs, fused in self._writing:
-                if match := pattern.match(name):
-                    parts = [_fill(each, match.groups()) for each in fused] or [name]
-                    target = _fill(theirs, match.groups())
-                    if not target.startswith(self.unprefixed or ("\0",)):
-                        target = self.prefix + target
-                    result[target] = state[name] if not fused else torch.cat([state[part] for part in parts])
-                    done.update(parts)
-                    break
-            else:
-                raise KeyError(f"no row of the table writes {name!r}")
+            target, parts = self._target(name)
+            done.update(parts)
+            whole = from_matrix(joined([tensors[each] for each in parts]), self._form(target))
+            result[target if target.startswith(self.unprefixed or ("\0",)) else self.prefix + target] = whole
         return result
+
+    def write(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same for tensors in memory."""
+        held = {name: HeldTensor(tensor) for name, tensor in state.items()}
+        return {name: stored.mapped() for name, stored in self.written(held).items()}
+
+    def _target(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """The file's name for one of ours, without the prefix, and all of ours that stand in it."""
+        for pattern, theirs, fused in self._writing:
+            if match := pattern.match(name):
+                parts = tuple(_fill(each, match.groups()) for each in fused) or (name,)
+                return _fill(theirs, match.groups()), parts
+        raise KeyError(f"no row of the table writes {name!r}")
+
+    def _form(self, theirs: str) -> Form | None:
+        return next((form for pattern, form in self._forms if pattern.match(theirs)), None)
