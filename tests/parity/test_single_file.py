@@ -190,11 +190,10 @@ def test_published_sizes(size):
     assert f"{ldm_format.UNET_PREFIX}output_blocks.{last + 1}.0.in_layers.0.weight" not in names
 
 
+@pytest.mark.parametrize("painter", ["sd2"], indirect=True)
 @pytest.mark.parametrize(("bias", "answer"), [(-3.0, "v_prediction"), (0.5, "epsilon")])
 def test_stable_diffusion_2_without_metadata_is_asked(painter, bias, answer, tmp_path):
-    family, home = painter
-    if family != "sd2":
-        pytest.skip("only Stable Diffusion 2 leaves it open")
+    _, home = painter
     state = load_file(home / "file.safetensors")
     state[ldm_format.UNET_PREFIX + "out.2.weight"].zero_()
     state[ldm_format.UNET_PREFIX + "out.2.bias"].fill_(bias)
