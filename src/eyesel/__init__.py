@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from eyesel.errors import OutputError as OutputError
     from eyesel.errors import SettingError as SettingError
     from eyesel.images import open_image as open_image
-    from eyesel.stable_diffusion import Picture as Picture
+    from eyesel.picture import Picture as Picture
     from eyesel.stable_diffusion import StableDiffusion as StableDiffusion
 
 # Loaded on first use, so that `import eyesel` (and `eyesel --help`) does not wait for torch.
@@ -27,7 +27,7 @@ _HOME = {
     "OutputError": "errors",
     "SettingError": "errors",
     "open_image": "images",
-    "Picture": "stable_diffusion",
+    "Picture": "picture",
     "StableDiffusion": "stable_diffusion",
 }
 

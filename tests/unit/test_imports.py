@@ -22,9 +22,10 @@ ALLOWED = {
     "weights": {"models", "nn", "text"},
     "classifier": {*MODELS, "taps", "images"},
     "conditioning": {"models", "text"},
-    "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images"},
+    "picture": {"images"},
+    "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},
     "cli": {"classifier", "stable_diffusion", "images", "weights", "__init__"},
-    "__init__": {"classifier", "stable_diffusion", "images"},
+    "__init__": {"classifier", "stable_diffusion", "images", "picture"},
 }
 
 # Third-party packages of the core, by room; the standard library is free.
@@ -39,6 +40,7 @@ THIRD_PARTY = {
     "conditioning": {"torch"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "classifier": {"torch", "numpy", "PIL"},
+    "picture": {"torch", "PIL"},
     "stable_diffusion": {"torch", "PIL"},
     "cli": {"typer", "rich", "numpy"},
     "__init__": set(),
