@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, default=ASSETS)
     parser.add_argument("--prompts", type=int, default=500, help="held-out prompts to paint; 0 leaves the painter out")
     parser.add_argument("--each", type=int, default=8, help="pictures drawn of every held-out triple")
-    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[7.5, 5, 3], help="each is measured")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--solver", help="one of eyesel's, instead of the checkpoint's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sheet", type=Path, help="also save the painted pictures as one")
+    parser.add_argument("--sheet", type=Path, help="also save the pictures of the last guidance as one")
     parser.add_argument("--cards", action="store_true", help="write the figures into the model cards")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -118,18 +118,18 @@ def main() -> None:
     if options.prompts:
         asked = [held_out[i * 37 % len(held_out)] for i in range(options.prompts)]  # 37: all triples, well mixed
         easel = eyesel.StableDiffusion.load(options.assets / "painter")
-        settings = {
-            "seed": options.seed,
-            "steps": options.steps,
-            "guidance": options.guidance,
-            "solver": options.solver,
-        }
-        figures["painter"], pictures = evaluate_painter(eye, easel, asked, **settings)
+        figures["painter"] = []
+        for guidance in options.guidance:
+            settings = {"steps": options.steps, "guidance": guidance, "solver": options.solver}
+            measured, pictures = evaluate_painter(eye, easel, asked, options.seed, **settings)
+            figures["painter"].append(settings | measured)
         if options.sheet:
             draw_sheet(pictures, options.sheet)
     print(json.dumps(figures, indent=2))
     if options.cards:
-        words = {"objects": ", ".join(world.LABELS), "colours": ", ".join(world.COLOURS)}
+        row = "| {guidance:g} | {object} % | {object_small} % | {object_large} % | {colour} % |"
+        rows = "\n".join(row.format(**measured) for measured in figures["painter"])
+        words = {"rows": rows, "objects": ", ".join(world.LABELS), "colours": ", ".join(world.COLOURS)}
         for part in ("classifier", "painter"):
             card = (CARDS / f"{part}.md").read_text().format(**figures, **words, **vars(options))
             (options.assets / part / "README.md").write_text(card)
