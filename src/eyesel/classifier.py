@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyesel.errors import SettingError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import ImageTransform, open_image
 from eyesel.models.vit import ViT
 from eyesel.taps.maps import AttentionMaps
@@ -189,7 +189,10 @@ class ImageClassifier:
 
     def _scores(self, pixels: Tensor) -> Tensor:
         with torch.inference_mode():
-            return _SCORES[self.problem_type](self.model(pixels).float()).cpu()
+            scores = _SCORES[self.problem_type](self.model(pixels).float()).cpu()
+        if not scores.isfinite().all():
+            raise CheckpointError(f"{self.name} gives scores that are no numbers; try --precision float32.")
+        return scores
 
     def _pixels(self, pictures: list[Image.Image]) -> Tensor:
         return self.transform(pictures).to(self.device, self.dtype)

@@ -1,6 +1,7 @@
 """What the easel gives back: finished pictures with their settings, and pictures in the making."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from eyesel.errors import SettingError
-from eyesel.images import save_image
+from eyesel.images import MAX_PIXELS, save_image
+
+
+def check_enlargement(size: tuple[int, int], factor: int) -> None:
+    """Refuse what could not be opened again."""
+    width, height = size
+    if factor < 1 or width * height * factor**2 > MAX_PIXELS:
+        raise SettingError(
+            f"A picture of {width}x{height} pixels cannot be enlarged {factor} times; take from 1 to "
+            f"{math.isqrt(MAX_PIXELS // (width * height))}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +60,7 @@ class Picture:
 
     def enlarged(self, factor: int) -> Image.Image:
         """Each pixel as a square of `factor` pixels: how small pictures are best looked at."""
-        if factor < 1:
-            raise SettingError(f"A picture cannot be enlarged {factor} times; take 1 or more.")
+        check_enlargement(self.image.size, factor)
         return self.image.resize((self.image.width * factor, self.image.height * factor), Image.Resampling.NEAREST)
 
     def save(self, path: str | Path, enlarge: int = 1) -> None:

@@ -1,5 +1,6 @@
 """The easel: Stable Diffusion 1.x, 2.x and XL, from a prompt to pictures."""
 
+import operator
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -174,20 +175,20 @@ class StableDiffusion:
         are understood. Guidance acts at the noise levels of `guidance_interval` (low, high), and `guidance_rescale`
         takes some of its contrast away. `rng` "philox" draws the noise of a GPU, as AUTOMATIC1111 does.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         for text in (*prompts, negative or ""):
-            _, wanted = loras(text)
+            _, wanted = loras(text)  # which also refuses what is no text
             if wanted:
                 raise SettingError(f"The prompt asks for the LoRA {wanted[0].name!r}, which cannot be applied yet.")
         if not prompts or any(not p.strip() for p in prompts):
-            raise SettingError("The prompt is empty: say what to paint (guidance 0 paints without regard to it).")
-        if n < 1:
-            raise SettingError(f"n is {n}; at least one picture has to be painted.")
+            raise SettingError("The prompt is empty: say what to paint.")
+        if not isinstance(n, int) or n < 1:
+            raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         self._check_task()
-        width, height = self._size(size)
+        width, height = self.picture_size(size)
         plan = from_scheduler_config(self.scheduler, solver, eta, schedule, xl=self.unet.config.added_dim is not None)
         run_schedule = plan.schedule(steps)
-        seed = secrets.randbelow(2**32) if seed is None else seed
+        seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, len(prompts) * n)
 
         prompts = [p for p in prompts for _ in range(n)]
         seeds = [seed + i for i in range(len(prompts))]
@@ -242,9 +243,14 @@ class StableDiffusion:
         return run()
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (B, channels, h, w)."""
+        """Pictures of scaled latents (B, channels, h, w); `SettingError` where they came out as no numbers."""
         with torch.inference_mode():
-            return to_pil(self.autoencoder.decode(latents.to(self._autoencoder_dtype)).float())
+            pixels = self.autoencoder.decode(latents.to(self._autoencoder_dtype)).float()
+        if not pixels.isfinite().all():
+            raise SettingError(
+                "The picture came out as no numbers (NaN): try --precision float32 or a guidance nearer to 7.5."
+            )
+        return to_pil(pixels)
 
     @property
     def _autoencoder_dtype(self) -> torch.dtype:
@@ -265,10 +271,13 @@ class StableDiffusion:
                 "paint from words alone."
             )
 
-    def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def picture_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """(width, height) of a picture: what is asked for if it can be painted, else what the model was trained at."""
         if size is None:
             sample = self.unet.config.sample_size * self.autoencoder.config.factor
             return sample, sample
+        if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+            raise SettingError(f"size is {size!r}; it must be (width, height) in pixels, such as (512, 768).")
         for name, side in zip(("width", "height"), size, strict=True):
             if side < SIZE_STEP or side > MAX_SIDE or side % SIZE_STEP:
                 below = max(SIZE_STEP, min(side, MAX_SIDE) // SIZE_STEP * SIZE_STEP)
@@ -276,7 +285,7 @@ class StableDiffusion:
                     f"The {name} is {side} pixels; it must be a multiple of {SIZE_STEP} up to {MAX_SIDE}, "
                     f"such as {below}."
                 )
-        return size
+        return size[0], size[1]
 
     def _network(self, tap: Tap | None) -> Callable[..., Tensor]:
         dtype = self.unet.conv_in.weight.dtype
@@ -325,3 +334,14 @@ class StableDiffusion:
         width, height = size
         inputs["sizes"] = torch.tensor([[height, width, 0, 0, height, width]] * len(texts), device=self.device)
         return inputs
+
+
+def whole_seed(seed: Any, count: int) -> int:
+    """`seed` as an int (NumPy's count too), if `count` seeds from there on exist."""
+    try:
+        first = operator.index(seed)
+    except TypeError:
+        raise SettingError(f"seed is {seed!r}; it must be a whole number.") from None
+    if not 0 <= first <= 2**64 - count:
+        raise SettingError(f"seed is {first}; it must be a whole number from 0 to {2**64 - count}.")
+    return first

@@ -1,6 +1,7 @@
 """The program as a person meets it: what each command prints, writes and refuses."""
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from eyesel.cli import main
 from eyesel.images import read_metadata
@@ -229,6 +231,11 @@ def refused(result, *words):
         (["--size", "big"], ["big", "512x768"]),
         (["--guidance", "nan"], ["nan"]),
         (["--guidance", "inf"], ["inf"]),
+        (["-n", "0"], ["-n", "0"]),
+        (["-n", "3", "--seed", str(2**64 - 2)], ["seed", str(2**64 - 2)]),
+        (["--enlarge", "64", "--size", "1024x1024"], ["64", "1024x1024"]),
+        (["--enlarge", "0"], ["0"]),
+        (["--device", "meta"], ["meta", "cpu"]),
         (["--solver", "eule"], ["eule", "euler"]),
         (["--schedule", "carras"], ["carras", "karras"]),
         (["--solver", "DPM++ 2M Karras", "--schedule", "beta"], ["Karras", "beta"]),
@@ -307,6 +314,23 @@ def test_unreadable_pictures(run, classifier, tmp_path, command, content, word):
     assert files(tmp_path) == ["x.png"]
 
 
+@pytest.mark.parametrize("command", ["classify", "attend"])
+def test_pipes_and_devices_are_not_waited_for(run, classifier, tmp_path, command):
+    os.mkfifo(tmp_path / "pipe.png")
+    output = [] if command == "classify" else ["-o", "out.png"]
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        refused(run(command, path, "-m", classifier, *output), "pipe or a device")
+    refused(run(command, "a" * 300 + ".png", "-m", classifier, *output), "cannot be opened")
+
+
+def test_a_model_of_nans_is_not_believed(run, picture, tmp_path, capsys):
+    folder = write_classifier(tmp_path / "nan")
+    state = load_file(folder / "model.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in state.items()}, folder / "model.safetensors")
+    capsys.readouterr()  # what transformers shows while it saves
+    refused(run("classify", picture, "-m", folder, "--json"), "no numbers")
+
+
 def test_missing_pictures_and_empty_folders(run, classifier, tmp_path):
     refused(run("classify", "none.png", "-m", classifier), "none.png")
     refused(run("classify", tmp_path, "-m", classifier), str(tmp_path))
@@ -341,4 +365,6 @@ def test_embed_refuses(run, picture, classifier, tmp_path):
     refused(run("embed", picture, "-m", classifier, "-o", "e.csv"), ".npz")
     refused(run("embed", picture, "-m", classifier, "-o", "no/e.npz"), "no")
     refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--layer", 9), "9")
+    refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--batch-size", 0), "0")
+    refused(run("classify", picture, "-m", classifier, "--top-k", 0), "0")
     assert files(tmp_path) == ["picture.png"]

@@ -101,7 +101,7 @@ def test_schedules_intervals_and_generators_change_the_picture_alone(painter):
     assert torch.equal(whole, plain)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_without_a_negative_prompt(painter, guidance):
     """SDXL then takes zeros instead of the empty prompt; guidance 1 is a single pass."""
     ours, theirs, folder = painter
@@ -193,3 +193,30 @@ def test_an_inpainting_folder_opens_and_does_not_paint_from_words(tmp_path):
     painter = StableDiffusion.load(write_standard_painter(tmp_path, "sd1", in_channels=9))
     with pytest.raises(SettingError, match="inpainting checkpoint, of 9 input channels"):
         painter.generate("a fox")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt": None},
+        {"prompt": ["a fox", 3]},
+        {"size": 32},
+        {"size": (32.0, 32)},
+        {"seed": 1.5},
+        {"seed": "7"},
+        {"guidance": "7"},
+        {"n": 0},
+        {"negative": ["red"]},
+    ],
+    ids=str,
+)
+def test_settings_of_the_wrong_type(tmp_path_factory, settings):
+    ours = StableDiffusion.load("tiny")
+    with pytest.raises(SettingError):
+        ours.steps(**{"prompt": "a fox", "steps": 1, **settings})
+
+
+def test_numpy_seeds_are_seeds():
+    ours = StableDiffusion.load("tiny")
+    picture = ours.generate("a fox", steps=1, seed=np.int64(7))
+    assert picture.seed == 7 and type(picture.seed) is int

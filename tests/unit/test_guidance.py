@@ -56,8 +56,8 @@ def test_guidance_of_one_costs_one_pass() -> None:
     assert torch.equal(out, Network()(X, T, **PROMPT))
 
 
-def test_guidance_of_zero_is_the_empty_prompt() -> None:
-    torch.testing.assert_close(guided(Network(), PROMPT, EMPTY, 0.0)(X, T), Network()(X, T, **EMPTY))
+def test_guidance_of_zero_is_none_as_in_diffusers() -> None:
+    torch.testing.assert_close(guided(Network(), PROMPT, EMPTY, 0.0)(X, T), Network()(X, T, **PROMPT))
 
 
 @pytest.mark.parametrize("guidance", [math.nan, math.inf, -math.inf])

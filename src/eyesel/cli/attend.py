@@ -19,7 +19,7 @@ def attend(
     head: Annotated[int | None, typer.Option(help="One head; default all of them, fused.")] = None,
     fusion: Annotated[Literal["mean", "max", "min"], typer.Option(help="How heads are fused.")] = "mean",
     discard_ratio: Annotated[float, typer.Option(help="Share of the weakest links to leave out, 0 to 1.")] = 0.0,
-    opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the heat map over the picture.")] = 0.5,
+    opacity: Annotated[float, typer.Option(help="Of the heat map over the picture.")] = 0.5,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",

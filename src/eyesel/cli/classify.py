@@ -2,13 +2,13 @@ from typing import Annotated
 
 import typer
 
-from eyesel.cli.options import BatchSize, Device, Json, Model, Offline, Precision, print_json, progress
+from eyesel.cli.options import BatchSize, Device, Json, Model, Offline, Precision, batches, print_json, progress
 
 
 def classify(
     images: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.", metavar="IMAGE...")],
     model: Model = "tiny",
-    top_k: Annotated[int, typer.Option(min=1, help="How many labels for each picture.")] = 5,
+    top_k: Annotated[int, typer.Option(help="How many labels for each picture.")] = 5,
     json: Json = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",
@@ -26,9 +26,8 @@ def classify(
     classifier = ImageClassifier.load(model, device=device, precision=precision, offline=offline)
     results = []
     with progress("classifying", len(files)) as advance:
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            for file, predictions in zip(batch, classifier.classify(list(batch), top_k, batch_size), strict=True):
+        for batch in batches(files, batch_size):
+            for file, predictions in zip(batch, classifier.classify(batch, top_k, batch_size), strict=True):
                 results.append((file, predictions))
                 advance()
     if json:

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eyesel.cli.options import BatchSize, Device, Json, Model, Offline, Precision, print_json, progress
+from eyesel.cli.options import BatchSize, Device, Json, Model, Offline, Precision, batches, print_json, progress
 
 
 def embed(
@@ -26,7 +26,7 @@ def embed(
 
     Example: eyesel embed photos/ -o photos.npz --pool mean
     """
-    from eyesel.images import check_writable, find_images
+    from eyesel.images import check_writable, find_images, written_whole
 
     check_writable(output, [".npz"])
     files = find_images(images)
@@ -38,20 +38,14 @@ def embed(
     classifier = ImageClassifier.load(model, device=device, precision=precision, offline=offline)
     parts = []
     with progress("embedding", len(files)) as advance:
-        for start in range(0, len(files), batch_size):
-            batch = list(files[start : start + batch_size])
+        for batch in batches(files, batch_size):
             parts.append(classifier.embed(batch, pool, layer, batch_size))
             for _ in batch:
                 advance()
     embeddings = np.concatenate(parts)
 
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
-        with unfinished.open("wb") as f:
-            np.savez(f, files=np.array([str(file) for file in files]), embeddings=embeddings)
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(output, [".npz"]) as trial, trial.open("xb") as file:
+        np.savez(file, files=np.array([str(path) for path in files]), embeddings=embeddings)
     if json:
         print_json({"output": str(output), "files": len(files), "shape": list(embeddings.shape)})
     else:

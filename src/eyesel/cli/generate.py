@@ -17,6 +17,9 @@ from eyesel.cli.options import (
     progress,
 )
 
+MOST_PICTURES = 10_000
+MOST_EXIF = 8_000  # characters of prompt in a JPEG or WebP, whose metadata has 64 KB in all
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to paint, at any length.", metavar="PROMPT")],
@@ -55,8 +58,8 @@ def generate(
     emphasis: Annotated[
         str, typer.Option(help="What (word:1.2) does: original, no-norm, ignore, or none (brackets are plain text).")
     ] = "original",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
-    enlarge: Annotated[int, typer.Option(min=1, max=64, help="Save each pixel as a square this many wide.")] = 1,
+    n: Annotated[int, typer.Option("-n", help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
+    enlarge: Annotated[int, typer.Option(help="Save each pixel as a square this many wide.")] = 1,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -77,15 +80,24 @@ def generate(
     """
     import secrets
 
+    from eyesel.errors import SettingError
     from eyesel.images import WRITABLE, check_writable
 
+    if not 1 <= n <= MOST_PICTURES:
+        raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
     wanted, interval = _size(size), _interval(guidance_interval)
-    seed = secrets.randbelow(2**32) if seed is None else seed
+    if output.suffix.lower() != ".png" and len(prompt) + len(negative or "") > MOST_EXIF:
+        raise SettingError(
+            f"Prompts of over {MOST_EXIF:,} characters fit only into PNG files; write {output.stem}.png."
+        )
 
-    from eyesel.stable_diffusion import StableDiffusion
+    from eyesel.picture import check_enlargement
+    from eyesel.stable_diffusion import StableDiffusion, whole_seed
+
+    seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
 
     painter = StableDiffusion.load(
         model,
@@ -98,6 +110,7 @@ def generate(
         zero_terminal_snr=zero_terminal_snr,
         offline=offline,
     )
+    check_enlargement(painter.picture_size(wanted), enlarge)
     done = []
     with progress("painting", n * steps) as advance:
         for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk

@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from eyesel.errors import SettingError
 
 Model = Annotated[
     str,
@@ -32,11 +35,19 @@ ZeroTerminalSnr = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: only what is already here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")]
+BatchSize = Annotated[int, typer.Option(help="Pictures that go through the network together.")]
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def batches(files: list[Path], size: int) -> Iterator[list[Path]]:
+    """The files, `size` at a time."""
+    if size < 1:
+        raise SettingError(f"--batch-size is {size}; it must be at least 1.")
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
 
 
 @contextmanager

@@ -42,12 +42,15 @@ def guided(
 ) -> Network:
     """`unconditional + guidance * (conditional - unconditional)`; guidance of 1 is the conditional pass alone.
 
+    A guidance of 0 is none, too: so diffusers has it, and the recipes of turbo and LCM checkpoints write it.
+
     `rescale` is phi of `rescaled`. Without a `composition`, row i of the conditional inputs belongs to image i.
     """
-    if not math.isfinite(guidance):
-        raise SettingError(f"guidance is {guidance}; it must be a finite number, such as 7.5 (1 is no guidance).")
+    if not isinstance(guidance, int | float) or not math.isfinite(guidance):
+        raise SettingError(f"guidance is {guidance!r}; it must be a finite number, such as 7.5 (1 is no guidance).")
     if not 0 <= rescale <= 1:
         raise SettingError(f"guidance_rescale is {rescale}; it must lie between 0 (none) and 1, such as 0.7.")
+    guidance = guidance or 1
     if guidance == 1 and composition is None:
         return lambda x, t: network(x, t, **conditional)
 

@@ -5,7 +5,7 @@ see the same pixels.
 """
 
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
-from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image
+from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image, written_whole
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
@@ -23,4 +23,5 @@ __all__ = [
     "read_metadata",
     "save_image",
     "to_pil",
+    "written_whole",
 ]

@@ -68,7 +68,10 @@ def open_image(source: Any) -> Image.Image:
 def _open_file(name: str) -> Image.Image:
     refuse_address(name)
     try:
-        with Path(name).open("rb") as file:
+        path = Path(name).expanduser()
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{name} is a pipe or a device, not a picture file: save it to a file first.")
+        with path.open("rb") as file:
             return _decode(file, name)
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder: give one of the pictures in it.") from None

@@ -3,7 +3,8 @@
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,23 @@ def check_writable(path: str | Path, suffixes: Collection[str] | None = None) ->
     return path
 
 
+@contextmanager
+def written_whole(path: str | Path, suffixes: Collection[str] | None = None) -> Iterator[Path]:
+    """A new name beside `path` to write to, which becomes `path` when the block ends well and is gone if it does not.
+
+    So nobody ever sees half a file, and what was there before stays until then. Raises `OutputError`.
+    """
+    path = check_writable(path, suffixes)
+    trial = _beside(path)
+    try:
+        yield trial
+        trial.replace(path)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from None
+    finally:
+        trial.unlink(missing_ok=True)
+
+
 def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a picture as PNG, JPEG or WebP (quality 95) by suffix, all of it or nothing.
 
@@ -49,14 +67,13 @@ def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str]
     `read_metadata` gives it back. The file is written under another name in the same folder and renamed, so no reader
     ever sees half a picture. Raises `OutputError`.
     """
-    path = check_writable(path, WRITABLE)
+    suffix = Path(path).suffix.lower()
     options: dict[str, Any] = {}
-    if path.suffix.lower() != ".png":
+    if suffix != ".png":
         options["quality"] = 95
         image = image.convert("RGB") if image.mode not in ("RGB", "L") else image
-    trial = _beside(path)
-    try:
-        if metadata and path.suffix.lower() == ".png":
+    with written_whole(path, WRITABLE) as trial:
+        if metadata and suffix == ".png":
             options["pnginfo"] = PngImagePlugin.PngInfo()
             for key, value in metadata.items():
                 options["pnginfo"].add_text(key, value)  # tEXt, or iTXt where Latin-1 is not enough
@@ -66,12 +83,7 @@ def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str]
             exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
             options["exif"] = exif
         with trial.open("xb") as file:
-            image.save(file, format=WRITABLE[path.suffix.lower()], **options)
-        trial.replace(path)
-    except (OSError, ValueError) as error:
-        raise _unwritable(path, error) from None
-    finally:
-        trial.unlink(missing_ok=True)
+            image.save(file, format=WRITABLE[suffix], **options)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

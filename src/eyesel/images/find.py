@@ -20,26 +20,33 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in [paths] if isinstance(paths, (str, Path)) else paths:
-        path = Path(name).expanduser()
-        if path.is_file():
-            found[path] = None
-            continue
-        if path.is_dir():
-            inside = [file for file in path.rglob("*") if not _hidden(file.relative_to(path))]
-        elif glob.has_magic(str(path)):
-            # not Path.glob, which refuses absolute patterns
-            inside = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-        else:
-            refuse_address(str(name))
-            raise ImageError(f"{name} does not exist: check the path.")
-        pictures = sorted(file for file in inside if file.suffix.lower() in READABLE and file.is_file())
-        if not pictures:
-            known = ", ".join(sorted(READABLE))
-            raise ImageError(f"there is no picture in {name}: give a file, folder or glob of {known} files.")
-        found.update(dict.fromkeys(pictures))
+        try:
+            found.update(dict.fromkeys(_meant_by(name)))
+        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be read
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{str(name)[:200]!r} cannot be opened ({reason}): check the path.") from None
     if not found:
         raise ImageError("no picture was given: name a file, a folder or a glob.")
     return list(found)
+
+
+def _meant_by(name: str | Path) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = [file for file in path.rglob("*") if not _hidden(file.relative_to(path))]
+    elif glob.has_magic(str(path)):
+        # not Path.glob, which refuses absolute patterns
+        inside = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    else:
+        refuse_address(str(name))
+        what = "is a pipe or a device, not a picture file" if path.exists() else "does not exist"
+        raise ImageError(f"{name} {what}: check the path.")
+    pictures = sorted(file for file in inside if file.suffix.lower() in READABLE and file.is_file())
+    if not pictures:
+        raise ImageError(f"there is no picture in {name}: give PNG, JPEG, WebP, GIF, BMP or TIFF files.")
+    return pictures
 
 
 def _hidden(path: Path) -> bool:

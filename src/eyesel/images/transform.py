@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from eyesel.errors import CheckpointError, ImageError
-from eyesel.images.decode import open_image
+from eyesel.images.decode import MAX_PIXELS, open_image
 
 _HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -194,6 +194,11 @@ class ImageTransform:
             image = open_image(image)
         if self.size is not None:
             height, width = self.size if isinstance(self.size, tuple) else _shorter_edge(image.size, self.size)
+            if width * height > MAX_PIXELS:
+                raise ImageError(
+                    f"a picture of {image.width} x {image.height} pixels would become {width:,} x {height:,} here, "
+                    f"more than {MAX_PIXELS:,} pixels: crop it first."
+                )
             image = image.resize((width, height), resample=Image.Resampling(self.resample))
         array = np.asarray(image)
         return array if self.crop is None else _center_crop(array, self.crop)

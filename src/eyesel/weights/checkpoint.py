@@ -16,6 +16,7 @@ from eyesel.weights.diffusers_folder import open_folder
 from eyesel.weights.files import find_weights, open_tensors, read_json
 from eyesel.weights.load import load
 from eyesel.weights.painter import AS_IT_IS, Options, StoredPainter, refuse
+from eyesel.weights.placement import SMALL_MODEL, choose_precision
 from eyesel.weights.prediction import check_prediction
 from eyesel.weights.recognise import family_of_config, family_of_tensors
 from eyesel.weights.single_file import open_file
@@ -63,13 +64,18 @@ def open_painter(path: Path, options: Options = AS_IT_IS, device: torch.device |
     return open_file(path, options, device) if path.is_file() else open_folder(path, options)
 
 
+def _autoencoder_precision(device: torch.device, precision: str) -> str:
+    """Decoders overflow in float16 (SDXL's to black pictures); that half of the work is done in float32 instead."""
+    return "float32" if choose_precision(precision, device, SMALL_MODEL) == torch.float16 else precision
+
+
 def open_stable_diffusion(
     path: Path, device: torch.device, precision: str = "auto", options: Options = AS_IT_IS
 ) -> StableDiffusionParts:
     stored = open_painter(path, options, device)
     return StableDiffusionParts(
         unet=stored.unet.load(device, precision),
-        autoencoder=stored.autoencoder.load(device, precision),
+        autoencoder=stored.autoencoder.load(device, _autoencoder_precision(device, precision)),
         text_encoders=[encoder.load(device, precision) for encoder in stored.text_encoders],
         tokenizers=stored.tokenizers,
         scheduler=stored.scheduler,

@@ -26,7 +26,7 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(1, device=chosen).item()  # also fails on `meta`, which computes nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError(f"Device {device!r} cannot be used here; try auto, cpu, cuda or mps.") from error
     return chosen
