@@ -23,8 +23,12 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-tiny: $(VENV)/.dev
-	$(BIN)/python recipes/tiny/make.py
+tiny: $(VENV)/.dev  # about two and a half hours on two cores; recipes/tiny/README.md
+	$(BIN)/python recipes/tiny/train_autoencoder.py --output .runs/autoencoder --minutes 35
+	$(BIN)/python recipes/tiny/train_classifier.py --output .runs/classifier --minutes 55
+	$(BIN)/python recipes/tiny/train_painter.py --output .runs/painter --minutes 80
+	$(BIN)/python recipes/tiny/publish.py
+	$(BIN)/python recipes/tiny/evaluate.py --cards
 
 clean:
 	rm -rf $(VENV) demo build dist
@@ -33,9 +37,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing eyesel and PyTorch into $(VENV): a few minutes, once"
 	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing eyesel, PyTorch and what the tests compare with into $(VENV): a few minutes, once"
 	$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.core

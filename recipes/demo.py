@@ -49,7 +49,10 @@ def main() -> None:
         overlay = eye.attention(picture).overlay()
         overlay.save(folder / f"{name}-attention.png")
         print(f"what it looked at: {folder / f'{name}-attention.png'}")
-        cells += [(f"{name}: {predictions[0].label} {predictions[0].score:.0%}", picture), ("looked at", overlay)]
+        cells += [
+            (f"{name}: {predictions[0].label} {predictions[0].score:.0%}", picture),
+            ("attention rollout", overlay),
+        ]
     sheet(cells).save(folder / "demo.png")
     print(f"all of it on one sheet: {folder / 'demo.png'}")
 

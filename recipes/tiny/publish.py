@@ -20,6 +20,7 @@ from train_painter import PainterLearner
 from training import restore
 
 ASSETS = Path(__file__).parents[2] / "src/eyesel/assets/tiny"
+GENERATION = {"guidance_scale": 3.0, "num_inference_steps": 25}  # what evaluate.py found best
 EXAMPLES = ("fox", "owl", "rocket")
 
 
@@ -38,6 +39,7 @@ def publish_painter(run: Path, autoencoder: Path, folder: Path) -> None:
     pipeline.unet.half()
     pipeline.vae.half()
     pipeline.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION, indent=2) + "\n")
     shutil.rmtree(folder / "tokenizer")  # transformers 5 writes a tokenizer.json alone, which not every program reads
     tokenizer.save(folder / "tokenizer")
     for path in (*folder.glob("*.json"), *folder.glob("*/config.json")):

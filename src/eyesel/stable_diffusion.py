@@ -32,12 +32,14 @@ from eyesel.picture import Painting, Picture
 from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
+from eyesel.weights.diffusers_folder import Recommended, recommended
 from eyesel.weights.hub import resolve
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
 
 SIZE_STEP = 8  # pixels: width and height are multiples of it
 MAX_SIDE = 8192  # pixels
+AS_USUAL = Recommended()
 
 
 class StableDiffusion:
@@ -52,10 +54,12 @@ class StableDiffusion:
         scheduler: dict[str, Any],
         zero_negative: bool = False,
         name: str = "",
+        recommended: Recommended = AS_USUAL,
     ) -> None:
         self.unet, self.autoencoder = unet, autoencoder
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
+        self.recommended = recommended
         self.device = unet.conv_in.weight.device
         self._check_parts()
         self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=unet.config.added_dim is not None)
@@ -121,6 +125,7 @@ class StableDiffusion:
             parts.scheduler,
             zero_negative=bool(parts.index.get("force_zeros_for_empty_prompt")),
             name=str(name),
+            recommended=recommended(path),
         )
 
     @overload
@@ -144,8 +149,8 @@ class StableDiffusion:
         prompt: str | list[str],
         *,
         negative: str | None = None,
-        steps: int = 25,
-        guidance: float = 7.5,
+        steps: int | None = None,
+        guidance: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
         solver: str | None = None,
@@ -171,6 +176,8 @@ class StableDiffusion:
         `size` is (width, height) in pixels, by default what the checkpoint was trained at. Picture i starts from seed
         + i; without a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw.
 
+        `steps` and `guidance` None are what the checkpoint recommends, else 25 and 7.5.
+
         `solver`, `schedule` and `eta` None are the checkpoint's and the solver's own; names such as "DPM++ 2M Karras"
         are understood. Guidance acts at the noise levels of `guidance_interval` (low, high), and `guidance_rescale`
         takes some of its contrast away. `rng` "philox" draws the noise of a GPU, as AUTOMATIC1111 does.
@@ -185,6 +192,8 @@ class StableDiffusion:
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         self._check_task()
+        steps = self.recommended.num_inference_steps if steps is None else steps
+        guidance = self.recommended.guidance_scale if guidance is None else guidance
         width, height = self.picture_size(size)
         plan = from_scheduler_config(self.scheduler, solver, eta, schedule, xl=self.unet.config.added_dim is not None)
         run_schedule = plan.schedule(steps)

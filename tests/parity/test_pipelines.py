@@ -220,3 +220,16 @@ def test_numpy_seeds_are_seeds():
     ours = StableDiffusion.load("tiny")
     picture = ours.generate("a fox", steps=1, seed=np.int64(7))
     assert picture.seed == 7 and type(picture.seed) is int
+
+
+def test_a_checkpoint_recommends_its_settings(tmp_path):
+    folder = write_painter(tmp_path, "sd1")
+    usual = StableDiffusion.load(folder).generate("a fox", seed=1)
+    assert (usual.settings["steps"], usual.settings["guidance"]) == (25, 7.5)
+    (folder / "generation_config.json").write_text('{"guidance_scale": 2.5, "num_inference_steps": 3, "other": []}')
+    ours = StableDiffusion.load(folder)
+    assert {ours.generate("a fox", seed=1).settings[key] for key in ("steps", "guidance")} == {3, 2.5}
+    assert ours.generate("a fox", seed=1, steps=2, guidance=1.0).settings["steps"] == 2
+    (folder / "generation_config.json").write_text('{"guidance_scale": "high"}')
+    with pytest.raises(CheckpointError, match="guidance_scale as 'high'"):
+        StableDiffusion.load(folder)

@@ -20,7 +20,7 @@ ALLOWED = {
     "images": set(),
     "text": set(),
     "weights": {"models", "nn", "text"},
-    "classifier": {*MODELS, "taps", "images"},
+    "classifier": {*MODELS, "fields", "taps", "images"},
     "conditioning": {"models", "text"},
     "picture": {"images"},
     "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},

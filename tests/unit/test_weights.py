@@ -67,9 +67,16 @@ def test_every_vit_spelling(tmp_path, reference, spelling, bare):
 
 
 def test_timm_folder_without_transformers_config(tmp_path, reference):
-    config = {"architecture": "vit_tiny_patch8_16", "pretrained_cfg": {"input_size": [3, 16, 16]}}
+    args = {"num_heads": reference.config.heads}
+    config = {"architecture": "vit_own_patch8_16", "model_args": args, "pretrained_cfg": {"input_size": [3, 16, 16]}}
     folder = write(tmp_path / "m", vit_formats.TIMM.write(reference.state_dict()), config=config)
     assert same_logits(folder, reference)
+
+
+def test_timm_heads_are_not_guessed(tmp_path, reference):
+    folder = write(tmp_path / "m", vit_formats.TIMM.write(reference.state_dict()), config={"architecture": "vit_own"})
+    with pytest.raises(CheckpointError, match="width 64 does not say how many heads"):
+        open_vit(folder, CPU)
 
 
 def test_tables_write_what_they_read(reference):

@@ -28,8 +28,15 @@ def generate(
     ] = Path("picture.png"),
     model: Model = "tiny",
     negative: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
-    steps: Annotated[int, typer.Option(help="More is slower and finer.")] = 25,
-    guidance: Annotated[float, typer.Option(help="How closely to follow the prompt; 1 is no guidance.")] = 7.5,
+    steps: Annotated[
+        int | None, typer.Option(help="More is slower and finer; default the checkpoint's own, else 25.")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="How closely to follow the prompt, 1 is no guidance; default the checkpoint's own, else 7.5."
+        ),
+    ] = None,
     guidance_rescale: Annotated[
         float, typer.Option(help="How much of guidance's added contrast to take away, 0 to 1.")
     ] = 0.0,
@@ -112,7 +119,7 @@ def generate(
     )
     check_enlargement(painter.picture_size(wanted), enlarge)
     done = []
-    with progress("painting", n * steps) as advance:
+    with progress("painting", n * (painter.recommended.num_inference_steps if steps is None else steps)) as advance:
         for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
             for painting in painter.steps(
                 prompt,

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eyesel.errors import SettingError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import UNet
 from eyesel.text.tokenizer import ClipTokenizer
@@ -30,12 +31,31 @@ _PIPELINES = {
 }
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """How a checkpoint is best painted with; its folder may say so in `generation_config.json`, by diffusers' names."""
+
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+
+
+def recommended(path: Path) -> Recommended:
+    if not (path / "generation_config.json").is_file():
+        return Recommended()
+    config = read_json(path / "generation_config.json")
+    known = {field.name: config[field.name] for field in fields(Recommended) if field.name in config}
+    for name, value in known.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 10_000:
+            raise CheckpointError(f"{path / 'generation_config.json'} gives {name} as {value!r}; it must be a number.")
+    return Recommended(**known)
+
+
 def open_folder(path: Path, options: Options) -> StoredPainter:
     if not (path / "model_index.json").is_file():
         alone = family_of_config(read_json(path / "config.json")) if (path / "config.json").is_file() else None
         raise refuse(path, alone, WANTED)
     index = read_json(path / "model_index.json")
-    if index.get("_class_name") not in _PIPELINES:
+    if str(index.get("_class_name")) not in _PIPELINES:
         raise refuse(path, family_of_config(index), WANTED)
     if options.ema:
         raise SettingError(f"{path} is a folder, which keeps no averaged weights aside: leave out ema.")
@@ -50,7 +70,7 @@ def open_folder(path: Path, options: Options) -> StoredPainter:
         renamed(open_tensors(unet_files), diffusers_format.UNET, str(path / "unet")),
         str(path / "unet"),
     )
-    encoders = [part for part in ("text_encoder", "text_encoder_2") if (index.get(part) or [None])[0]]
+    encoders = [part for part in ("text_encoder", "text_encoder_2") if _is_present(index, part)]
     family = _family_of_folder(index, unet)
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     if options.prediction_type is not None:
@@ -76,6 +96,13 @@ def open_folder(path: Path, options: Options) -> StoredPainter:
         ),
         metadata={k: v for k, v in read_tensor_metadata(unet_files[0]).items() if k != "format"},
     )
+
+
+def _is_present(index: Mapping[str, Any], part: str) -> bool:
+    entry = index.get(part)
+    if entry is not None and not (isinstance(entry, list) and len(entry) == 2):
+        raise CheckpointError(f"{part} is {entry!r} in model_index.json; it must be a library and a class.")
+    return bool(entry and entry[0])
 
 
 def _family_of_folder(index: Mapping[str, Any], unet: StoredModel[UNet]) -> Family:
