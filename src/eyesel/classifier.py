@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.fields import readable
 from eyesel.images import ImageTransform, open_image
 from eyesel.models.vit import ViT
 from eyesel.taps.maps import AttentionMaps
@@ -209,9 +210,11 @@ class ImageClassifier:
 
 def _transform(folder: Path, config: Mapping[str, Any], model: ViT) -> ImageTransform:
     if (folder / "preprocessor_config.json").is_file():
-        return ImageTransform.from_config(read_json(folder / "preprocessor_config.json"))
+        with readable(folder / "preprocessor_config.json"):
+            return ImageTransform.from_config(read_json(folder / "preprocessor_config.json"))
     if "pretrained_cfg" in config:
-        return ImageTransform.from_config(config)
+        with readable(folder / "config.json"):
+            return ImageTransform.from_config(config)
     height, width = model.config.image_size
     warnings.warn(
         f"{folder} has no preprocessor_config.json; pictures are resized to {width}x{height} and scaled to [-1, 1], "
@@ -222,6 +225,16 @@ def _transform(folder: Path, config: Mapping[str, Any], model: ViT) -> ImageTran
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> list[str]:
-    named = config.get("id2label") or dict(enumerate(config.get("label_names") or []))
+    listed = config.get("label_names")
+    named = config.get("id2label") or (dict(enumerate(listed)) if isinstance(listed, list) else listed or {})
+    if not isinstance(named, Mapping) or not all(isinstance(i, int) or _is_number(i) for i in named):
+        raise CheckpointError(f"id2label is {str(named)[:100]!r}; it must name the labels by their numbers.")
     labels = {int(i): str(label) for i, label in named.items()}
+    if beyond := [f"{i} ({label})" for i, label in labels.items() if not 0 <= i < classes]:
+        shown = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+        warnings.warn(f"The head has {classes} classes, and there are labels beyond them: {shown}.", stacklevel=2)
     return [labels.get(i, f"LABEL_{i}") for i in range(classes)]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20

@@ -23,6 +23,7 @@ from eyesel.diffusion.schedule import NoiseSchedule, Schedule, check_choice, sig
 from eyesel.diffusion.solvers import Denoise, Step
 from eyesel.diffusion.spacing import PICKED, SCHEDULES, SPACINGS, STRETCHED, distilled_timesteps, spaced_timesteps
 from eyesel.errors import SettingError
+from eyesel.fields import Count, check_fields
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Plan:
     training: NoiseSchedule
     spread: str | None = None  # the schedule asked for, one of SCHEDULES; None: as `timestep_spacing` has it
     timestep_spacing: str = "linspace"
-    steps_offset: int = 0
+    steps_offset: Count = 0
     sigma_min: float | None = None  # of the STRETCHED schedules
     sigma_max: float | None = None
     final_sigmas_type: str = "zero"
@@ -51,8 +52,7 @@ class Plan:
         check_choice("schedule", self.spread, (None, *SCHEDULES))
         check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         check_choice("final_sigmas_type", self.final_sigmas_type, ("zero", "sigma_min"))
-        if not isinstance(self.steps_offset, int) or self.steps_offset < 0:
-            raise SettingError(f"steps_offset is {self.steps_offset!r}; it must be a whole number from 0 up.")
+        check_fields(self, SettingError)
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise SettingError(f"eta is {self.eta}; it must lie between 0 (no fresh noise) and 1.")
         if self.eta and SOLVERS[self.solver].eta is None:
@@ -205,7 +205,7 @@ def from_scheduler_config(
     ComfyUI and diffusers, too. `xl` is for SDXL networks, for which align_your_steps has a table of its own.
     """
     trained_for = config.get("_class_name")
-    if trained_for is not None and trained_for not in OWN_SOLVER:
+    if trained_for is not None and str(trained_for) not in OWN_SOLVER:
         raise SettingError(
             f"The checkpoint's scheduler is {trained_for}; "
             f"eyesel knows checkpoints trained for one of {', '.join(OWN_SOLVER)}."
@@ -225,7 +225,7 @@ def from_scheduler_config(
     known = {**BASE, **chosen.defaults}
     settings = {**{key: config.get(key, default) for key, default in known.items()}, **chosen.fixed}
     trained = {entry.name: settings.pop(entry.name) for entry in fields(NoiseSchedule)}
-    if trained["trained_betas"] is not None:
+    if isinstance(trained["trained_betas"], list):
         trained["trained_betas"] = tuple(trained["trained_betas"])
     asked = asked_sigmas({key: settings.pop(key, False) for key in USE_SIGMAS.values()})
     spread = spread or asked

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from eyesel.errors import SettingError
+from eyesel.fields import MOST, check_fields
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -52,7 +53,7 @@ def rescale_to_zero_snr(betas: Tensor) -> Tensor:
 class NoiseSchedule:
     """What the network was trained on; the fields are named as in scheduler_config.json."""
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: Annotated[int, range(2, MOST + 1)] = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
@@ -61,14 +62,11 @@ class NoiseSchedule:
     prediction_type: str = "epsilon"
 
     def __post_init__(self) -> None:
+        check_fields(self, SettingError)
         check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
-        if not isinstance(self.num_train_timesteps, int) or self.num_train_timesteps < 2:
-            raise SettingError(
-                f"num_train_timesteps is {self.num_train_timesteps!r}; it must be a whole number from 2 up."
-            )
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
-            if not isinstance(beta, int | float) or not 0 < beta < 1:
+            if not 0 < beta < 1:
                 raise SettingError(f"{name} is {beta!r}; it must lie between 0 and 1.")
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise SettingError(

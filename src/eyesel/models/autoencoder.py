@@ -1,12 +1,14 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022): pictures to latents an eighth their size, and back."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError
+from eyesel.fields import Depth, Levels, check_fields
 from eyesel.nn.attention import Attention
 from eyesel.nn.layers import Downsample, ResnetBlock, Upsample, to_map, to_tokens
 
@@ -17,8 +19,8 @@ class AutoencoderConfig:
 
     image_channels: int = 3
     latent_channels: int = 4
-    channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
+    channels: Annotated[tuple[int, ...], Levels] = (128, 256, 512, 512)
+    layers_per_block: Depth = 2
     norm_groups: int = 32
     mid_attention: bool = True
     quant_conv: bool = True
@@ -27,6 +29,9 @@ class AutoencoderConfig:
     shift_factor: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.scaling_factor:
+            raise CheckpointError("scaling_factor is 0; latents are divided by it.")
         if any(c % self.norm_groups for c in self.channels):
             raise CheckpointError(f"Channels {self.channels} cannot be normalised in {self.norm_groups} groups.")
 

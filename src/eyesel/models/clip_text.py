@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError
+from eyesel.fields import Count, Depth, check_fields
 from eyesel.nn.attention import causal_mask
 from eyesel.nn.layers import ACTIVATIONS, EncoderLayer
 
@@ -20,15 +21,16 @@ class ClipTextConfig:
     vocab_size: int = 49408
     max_length: int = 77
     dim: int = 768
-    depth: int = 12
+    depth: Depth = 12
     heads: int = 12
     mlp_dim: int = 3072
     activation: str = "quick_gelu"
     norm_eps: float = 1e-5
-    eos_id: int | None = None
+    eos_id: Count | None = None
     projection_dim: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dim % self.heads:
             raise CheckpointError(f"A text encoder of width {self.dim} cannot be split into {self.heads} heads.")
         if self.activation not in ACTIVATIONS:

@@ -6,13 +6,14 @@ Module names are those of the diffusers format, leaves aside, so that a checkpoi
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.fields import Depth, Layers, Levels, check_fields
 from eyesel.nn.attention import Attention, Tap
 from eyesel.nn.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, sinusoidal_embedding, to_map, to_tokens
 
@@ -28,10 +29,10 @@ class UNetConfig:
 
     in_channels: int = 4
     out_channels: int = 4
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
-    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
-    mid_transformer_depth: int = 1
+    channels: Annotated[tuple[int, ...], Levels] = (320, 640, 1280, 1280)
+    layers_per_block: Depth = 2
+    transformer_depth: tuple[Layers, ...] = (1, 1, 1, 0)
+    mid_transformer_depth: Layers = 1
     heads: tuple[int, ...] = (8, 8, 8, 8)
     context_dim: int = 768
     linear_projection: bool = False
@@ -39,9 +40,10 @@ class UNetConfig:
     norm_eps: float = 1e-5
     size_dim: int | None = None
     added_dim: int | None = None
-    sample_size: int = 64
+    sample_size: Annotated[int, range(1, 1025)] = 64
 
     def __post_init__(self) -> None:
+        check_fields(self)
         levels = len(self.channels)
         if len(self.transformer_depth) != levels or len(self.heads) != levels:
             raise CheckpointError(
@@ -53,6 +55,9 @@ class UNetConfig:
                 raise CheckpointError(
                     f"A UNet level of {width} channels cannot be split into {self.norm_groups} groups, {heads} heads."
                 )
+        blocks = self.layers_per_block * sum(1 + depth for depth in self.transformer_depth)
+        if blocks > 2000:  # Stable Diffusion XL has 30
+            raise CheckpointError(f"A UNet of {blocks:,} blocks on its way down is refused; 2,000 is the most.")
         if (self.size_dim is None) != (self.added_dim is None):
             raise CheckpointError("A UNet takes size conditioning with both size_dim and added_dim, or with neither.")
 

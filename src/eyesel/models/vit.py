@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.fields import Count, Depth, check_fields
 from eyesel.nn.attention import Tap
 from eyesel.nn.layers import ACTIVATIONS, EncoderLayer
 
@@ -23,16 +24,17 @@ class ViTConfig:
     patch_size: tuple[int, int] = (16, 16)
     channels: int = 3
     dim: int = 768
-    depth: int = 12
+    depth: Depth = 12
     heads: int = 12
     mlp_dim: int = 3072
     qkv_bias: bool = True
     activation: str = "gelu"
     norm_eps: float = 1e-12
     pooler: bool = False
-    classes: int = 0
+    classes: Count = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dim % self.heads:
             raise CheckpointError(f"A ViT of width {self.dim} cannot be split into {self.heads} heads.")
         if self.image_size[0] % self.patch_size[0] or self.image_size[1] % self.patch_size[1]:

@@ -71,7 +71,7 @@ class ClipTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         model = json.loads(self._tokenizer.to_str())["model"]
-        if len(model["vocab"]) != len(self):
+        if len(model["vocab"]) != len(self.vocabulary):
             raise CheckpointError(f"A tokenizer of {len(self)} tokens, some of them added, has no place in {folder}.")
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         special = {
@@ -96,7 +96,7 @@ class ClipTokenizer:
 
     def __len__(self) -> int:
         """The number of tokens that the text encoder must know."""
-        return self._tokenizer.get_vocab_size()
+        return max(self.vocabulary.values()) + 1
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text of any length, without start and end."""
@@ -138,9 +138,13 @@ _SUFFIXES: dict[str, Any] = {
 def _from_vocab(folder: Path, unknown: AddedToken) -> Tokenizer:
     files = str(folder / "vocab.json"), str(folder / "merges.txt")
     try:
-        return _byte_pairs(BPE.from_file(*files, **{**_SUFFIXES, "unk_token": unknown.content}))
+        model = BPE.from_file(*files, **{**_SUFFIXES, "unk_token": unknown.content})
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     except Exception as error:
         raise _unusable(folder / "vocab.json and merges.txt", error) from None
+    if not any(line.strip() and not line.startswith("#version") for line in merges):
+        raise CheckpointError(f"{folder / 'merges.txt'} holds no merges: fetch it again.")
+    return _byte_pairs(model)
 
 
 def _byte_pairs(model: BPE) -> Tokenizer:
@@ -189,7 +193,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unusable(path, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of settings: fetch it again.")

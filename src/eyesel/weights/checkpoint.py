@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from eyesel.errors import CheckpointError
+from eyesel.fields import readable
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import UNet
@@ -24,6 +26,11 @@ from eyesel.weights.single_file import open_file
 
 def open_vit(path: Path, device: torch.device, precision: str = "auto") -> tuple[ViT, dict[str, Any]]:
     """A ViT and its config.json, from a transformers or timm folder or a safetensors file in one."""
+    with readable(path):
+        return _open_vit(path, device, precision)
+
+
+def _open_vit(path: Path, device: torch.device, precision: str) -> tuple[ViT, dict[str, Any]]:
     wanted = "an image classifier, which is a Vision Transformer (model_type 'vit')"
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / "model_index.json").is_file():
@@ -37,6 +44,8 @@ def open_vit(path: Path, device: torch.device, precision: str = "auto") -> tuple
     if table is None:
         raise refuse(path, family_of_tensors(tensors), wanted)
     config = read_json(folder / "config.json")
+    if not isinstance(config.get("problem_type") or "", str):
+        raise CheckpointError(f"problem_type is {config['problem_type']!r}; it must be a text.")
     read_config = (
         vit_formats.from_timm_config
         if table is vit_formats.TIMM and "model_type" not in config
@@ -61,7 +70,8 @@ def open_painter(path: Path, options: Options = AS_IT_IS, device: torch.device |
     """SD 1.x, 2.x or XL in a diffusers folder or a single file, nothing of it loaded yet."""
     if options.prediction_type is not None:
         check_prediction(options.prediction_type)
-    return open_file(path, options, device) if path.is_file() else open_folder(path, options)
+    with readable(path):
+        return open_file(path, options, device) if path.is_file() else open_folder(path, options)
 
 
 def _autoencoder_precision(device: torch.device, precision: str) -> str:
@@ -73,11 +83,12 @@ def open_stable_diffusion(
     path: Path, device: torch.device, precision: str = "auto", options: Options = AS_IT_IS
 ) -> StableDiffusionParts:
     stored = open_painter(path, options, device)
-    return StableDiffusionParts(
-        unet=stored.unet.load(device, precision),
-        autoencoder=stored.autoencoder.load(device, _autoencoder_precision(device, precision)),
-        text_encoders=[encoder.load(device, precision) for encoder in stored.text_encoders],
-        tokenizers=stored.tokenizers,
-        scheduler=stored.scheduler,
-        index=stored.index,
-    )
+    with readable(path):
+        return StableDiffusionParts(
+            unet=stored.unet.load(device, precision),
+            autoencoder=stored.autoencoder.load(device, _autoencoder_precision(device, precision)),
+            text_encoders=[encoder.load(device, precision) for encoder in stored.text_encoders],
+            tokenizers=stored.tokenizers,
+            scheduler=stored.scheduler,
+            index=stored.index,
+        )

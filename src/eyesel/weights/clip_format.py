@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eyesel.errors import CheckpointError
 from eyesel.models.clip_text import ClipTextConfig
 from eyesel.weights.rename import RenameTable
 
@@ -29,22 +28,19 @@ CLIP_TEXT = RenameTable(
 
 def from_transformers_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
     eos = config.get("eos_token_id", 2)
-    try:
-        return ClipTextConfig(
-            vocab_size=config.get("vocab_size", 49408),
-            max_length=config.get("max_position_embeddings", 77),
-            dim=config.get("hidden_size", 512),
-            depth=config.get("num_hidden_layers", 12),
-            heads=config.get("num_attention_heads", 8),
-            mlp_dim=config.get("intermediate_size", 2048),
-            activation=config.get("hidden_act", "quick_gelu"),
-            norm_eps=config.get("layer_norm_eps", 1e-5),
-            # transformers wrote 2 for years whatever the vocabulary, and treats it as "the highest id"
-            eos_id=None if eos == 2 else eos,
-            projection_dim=shapes.get("text_projection.weight", (None,))[0],
-        )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"This config.json does not describe a CLIP text encoder: {error}.") from error
+    return ClipTextConfig(
+        vocab_size=config.get("vocab_size", 49408),
+        max_length=config.get("max_position_embeddings", 77),
+        dim=config.get("hidden_size", 512),
+        depth=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 8),
+        mlp_dim=config.get("intermediate_size", 2048),
+        activation=config.get("hidden_act", "quick_gelu"),
+        norm_eps=config.get("layer_norm_eps", 1e-5),
+        # transformers wrote 2 for years whatever the vocabulary, and treats it as "the highest id"
+        eos_id=None if eos == 2 else eos,
+        projection_dim=shapes.get("text_projection.weight", (None,))[0],
+    )
 
 
 def transformers_config(config: ClipTextConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eyesel.errors import CheckpointError
+from eyesel.fields import readable
 from eyesel.weights import clip_format, diffusers_format
 from eyesel.weights.files import find_weights, open_tensors, read_json
 from eyesel.weights.ldm_format import UNET_PREFIX
@@ -21,6 +22,11 @@ from eyesel.weights.views import StoredTensor
 
 def describe(path: Path) -> dict[str, Any]:
     """Facts about a folder or file, in the order in which a person wants them; parts of a painter under `parts`."""
+    with readable(path):
+        return _facts(path)
+
+
+def _facts(path: Path) -> dict[str, Any]:
     if path.is_file():
         return _file(path)
     if (path / "model_index.json").is_file():

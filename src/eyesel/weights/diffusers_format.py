@@ -76,26 +76,46 @@ def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
 
 
+def _list(config: Mapping[str, Any], key: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
+    value = config.get(key, default)
+    if not isinstance(value, list | tuple):
+        raise CheckpointError(f"{key} is {value!r}; it must be a list with one entry for each level.")
+    return tuple(value)
+
+
+def _same_in_all(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = config.get(key, default)
+    if isinstance(value, list | tuple):
+        if not value or any(each != value[0] for each in value):
+            raise CheckpointError(f"{key} is {value!r}; eyesel builds UNets with the same number at every level.")
+        return value[0]
+    return value
+
+
+def _side(sample_size: Any) -> Any:
+    """diffusers takes a height and a width as well; the larger is the side of what eyesel paints by default."""
+    pair = isinstance(sample_size, list | tuple) and len(sample_size) == 2
+    return max(sample_size) if pair and all(type(side) is int for side in sample_size) else sample_size
+
+
 def unet_config(config: Mapping[str, Any]) -> UNetConfig:
     """diffusers' unet/config.json."""
     _check_fixed("UNet", config, _UNET_FIXED)
-    channels = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))
+    channels = _list(config, "block_out_channels", (320, 640, 1280, 1280))
     levels = len(channels)
-    down = config.get("down_block_types", ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",))
-    up = config.get("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1))
+    down = _list(config, "down_block_types", ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",))
+    up = _list(config, "up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1))
     for kind in (*down, *up):
-        if kind not in _DOWN and kind not in _UP:
+        if kind not in (*_DOWN, *_UP):
             raise CheckpointError(f"This UNet has blocks of type {kind!r}; eyesel builds {', '.join([*_DOWN, *_UP])}.")
     attends = [_DOWN.get(kind) for kind in down]
     if attends != [_UP.get(kind) for kind in reversed(up)] or len(attends) != levels:
         raise CheckpointError(f"This UNet's levels do not mirror each other: down {list(down)}, up {list(up)}.")
     depth = _per_level(config.get("transformer_layers_per_block", 1), levels)
-    layers = set(_per_level(config.get("layers_per_block", 2), levels))
-    if len(layers) > 1 or any(not isinstance(d, int) for d in depth):
-        raise CheckpointError("This UNet has different numbers of layers within or between levels; eyesel builds one.")
-    context_dim = set(_per_level(config.get("cross_attention_dim", 1280), levels))
-    if len(context_dim) > 1:
-        raise CheckpointError(f"This UNet has cross-attention widths {sorted(context_dim)}; eyesel builds one.")
+    if len(depth) != levels or any(not isinstance(d, int) for d in depth):
+        raise CheckpointError(
+            f"transformer_layers_per_block is {list(depth)!r}; it must be one whole number, or one for each level."
+        )
     # `attention_head_dim` has always held the number of heads (huggingface/diffusers issue 2011)
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     sample_size = config.get("sample_size")
@@ -103,37 +123,37 @@ def unet_config(config: Mapping[str, Any]) -> UNetConfig:
         in_channels=config.get("in_channels", 4),
         out_channels=config.get("out_channels", 4),
         channels=channels,
-        layers_per_block=layers.pop(),
+        layers_per_block=_same_in_all(config, "layers_per_block", 2),
         transformer_depth=tuple(d if attend else 0 for d, attend in zip(depth, attends, strict=True)),
         mid_transformer_depth=depth[-1],
         heads=_per_level(heads, levels),
-        context_dim=context_dim.pop(),
+        context_dim=_same_in_all(config, "cross_attention_dim", 1280),
         linear_projection=config.get("use_linear_projection", False),
         norm_groups=config.get("norm_num_groups", 32),
         norm_eps=config.get("norm_eps", 1e-5),
         size_dim=config.get("addition_time_embed_dim") if config.get("addition_embed_type") else None,
         added_dim=config.get("projection_class_embeddings_input_dim") if config.get("addition_embed_type") else None,
-        sample_size=64 if sample_size is None else sample_size,
+        sample_size=64 if sample_size is None else _side(sample_size),
     )
 
 
 def autoencoder_config(config: Mapping[str, Any]) -> AutoencoderConfig:
     """diffusers' vae/config.json."""
     _check_fixed("autoencoder", config, _AUTOENCODER_FIXED)
-    for kind in (*config.get("down_block_types", ()), *config.get("up_block_types", ())):
+    for kind in (*_list(config, "down_block_types", ()), *_list(config, "up_block_types", ())):
         if kind not in ("DownEncoderBlock2D", "UpDecoderBlock2D"):
             raise CheckpointError(f"This autoencoder has blocks of type {kind!r}, which eyesel does not build.")
     return AutoencoderConfig(
         image_channels=config.get("in_channels", 3),
         latent_channels=config.get("latent_channels", 4),
-        channels=tuple(config.get("block_out_channels", (64,))),
+        channels=_list(config, "block_out_channels", (64,)),
         layers_per_block=config.get("layers_per_block", 1),
         norm_groups=config.get("norm_num_groups", 32),
         mid_attention=config.get("mid_block_add_attention", True),
         quant_conv=config.get("use_quant_conv", True),
         post_quant_conv=config.get("use_post_quant_conv", True),
         scaling_factor=config.get("scaling_factor", 0.18215),
-        shift_factor=config.get("shift_factor") or 0.0,
+        shift_factor=0.0 if config.get("shift_factor") is None else config["shift_factor"],
     )
 
 

@@ -119,9 +119,15 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
-    return {
-        name: HeldTensor(value) for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if strange := [name for name, value in tensors.items() if not (isinstance(name, str) and _is_plain(value))]:
+        raise CheckpointError(f"{path} holds {strange[0]!r}, which is not a dense tensor of real numbers with a name.")
+    return {name: HeldTensor(value) for name, value in tensors.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    usual = value.layout is torch.strided and value.device.type == "cpu"
+    return usual and not (value.is_complex() or value.is_quantized)
 
 
 def open_tensors(files: list[Path]) -> dict[str, StoredTensor]:

@@ -30,8 +30,13 @@ def shapes_of(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]
 
 def build(factory: Callable[[], Model]) -> Model:
     """A model without memory: every parameter is on the meta device."""
-    with torch.device("meta"):
-        return factory()
+    try:
+        with torch.device("meta"):
+            return factory()
+    except RuntimeError as error:  # more numbers than there are addresses
+        raise CheckpointError(
+            f"The configuration asks for sizes that cannot be built ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def fill(
@@ -79,6 +84,8 @@ def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], wh
         if name in found and not _same_numbers(tuple(found[name].shape), tuple(parameter.shape))
     ]:
         problems.append(f"has {listed(wrong)}")
+    if whole := [n for n in expected if n in found and not found[n].dtype.is_floating_point]:
+        problems.append(f"has {listed(whole)} in another type than floating-point numbers")
     if problems:
         raise CheckpointError(f"{where} does not fit its configuration: it {'; it '.join(problems)}.")
 

@@ -92,7 +92,7 @@ def family_of_config(config: Mapping[str, Any]) -> str | None:
                 return family
         return f"a {pipeline}"
     if kind := config.get("model_type"):
-        return _MODEL_TYPES.get(kind, f"a model of type {kind!r}")
+        return _MODEL_TYPES.get(str(kind), f"a model of type {kind!r}")
     if architecture := config.get("architecture"):
         return f"a timm {architecture!r}"
     return None

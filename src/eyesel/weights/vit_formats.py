@@ -85,35 +85,46 @@ def spelling(names: set[str]) -> RenameTable | None:
     return None
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
 
 def from_transformers_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ViTConfig:
     """transformers' config.json; `shapes` are those of our parameter names, which tell whether there is a pooler and
     a head.
     """
-    try:
-        return ViTConfig(
-            image_size=_pair(config.get("image_size", 224)),
-            patch_size=_pair(config.get("patch_size", 16)),
-            channels=config.get("num_channels", 3),
-            dim=config.get("hidden_size", 768),
-            depth=config.get("num_hidden_layers", 12),
-            heads=config.get("num_attention_heads", 12),
-            mlp_dim=config.get("intermediate_size", 3072),
-            qkv_bias=config.get("qkv_bias", True),
-            activation=config.get("hidden_act", "gelu"),
-            norm_eps=config.get("layer_norm_eps", 1e-12),
-            pooler="pooler.weight" in shapes,
-            classes=shapes.get("classifier.weight", (0,))[0],
+    return ViTConfig(
+        image_size=_pair(config.get("image_size", 224)),
+        patch_size=_pair(config.get("patch_size", 16)),
+        channels=config.get("num_channels", 3),
+        dim=config.get("hidden_size", 768),
+        depth=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 12),
+        mlp_dim=config.get("intermediate_size", 3072),
+        qkv_bias=config.get("qkv_bias", True),
+        activation=config.get("hidden_act", "gelu"),
+        norm_eps=config.get("layer_norm_eps", 1e-12),
+        pooler="pooler.weight" in shapes,
+        classes=shapes.get("classifier.weight", (0,))[0],
+    )
+
+
+# timm keeps the number of heads in its code, too; these are its tiny, small, base, large, huge, giant and gigantic.
+_TIMM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+
+def _timm_heads(config: Mapping[str, Any], dim: int) -> int:
+    stated = config.get("model_args")
+    heads = stated.get("num_heads") if isinstance(stated, Mapping) else None
+    if heads is None and str(config.get("architecture")).startswith("test_vit"):
+        heads = dim // 32
+    heads = _TIMM_HEADS.get(dim) if heads is None else heads
+    if heads is None:
+        raise CheckpointError(
+            f"A timm ViT of width {dim} does not say how many heads it has; give it a config.json of transformers, "
+            "or num_heads in model_args."
         )
-    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"This config.json does not describe a ViT: {error}.") from error
-
-
-# timm names its sizes; the only width whose heads are not 64 wide is that of "huge".
-_TIMM_HEADS = {1280: 16}
+    return heads
 
 
 def from_timm_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ViTConfig:
@@ -130,7 +141,7 @@ def from_timm_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
         channels=channels,
         dim=dim,
         depth=depth,
-        heads=_TIMM_HEADS.get(dim, max(dim // 64, 1)),
+        heads=_timm_heads(config, dim),
         mlp_dim=shapes["layers.0.mlp.fc1.weight"][0],
         qkv_bias="layers.0.attention.to_q.bias" in shapes,
         norm_eps=1e-6,
