@@ -13,13 +13,14 @@ PACKAGE = Path(eyesel.__file__).parent
 MODELS = {"weights", "models", "nn"}
 ALLOWED = {
     "errors": set(),
+    "fields": set(),
     "nn": set(),
-    "diffusion": set(),
+    "diffusion": {"fields"},
     "taps": {"nn"},
-    "models": {"nn"},
+    "models": {"fields", "nn"},
     "images": set(),
     "text": set(),
-    "weights": {"models", "nn", "text"},
+    "weights": {"fields", "models", "nn", "text"},
     "classifier": {*MODELS, "fields", "taps", "images"},
     "conditioning": {"models", "text"},
     "picture": {"images"},
@@ -31,6 +32,7 @@ ALLOWED = {
 # Third-party packages of the core, by room; the standard library is free.
 THIRD_PARTY = {
     "errors": set(),
+    "fields": set(),
     "nn": {"torch"},
     "diffusion": {"torch"},
     "taps": {"torch", "numpy", "PIL"},
