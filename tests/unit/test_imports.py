@@ -25,7 +25,7 @@ ALLOWED = {
     "conditioning": {"models", "text"},
     "picture": {"images"},
     "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},
-    "cli": {"classifier", "stable_diffusion", "images", "weights", "__init__"},
+    "cli": {"classifier", "stable_diffusion", "picture", "images", "weights", "__init__"},
     "__init__": {"classifier", "stable_diffusion", "images", "picture"},
 }
 

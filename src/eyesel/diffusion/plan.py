@@ -224,6 +224,9 @@ def from_scheduler_config(
             )
     known = {**BASE, **chosen.defaults}
     settings = {**{key: config.get(key, default) for key, default in known.items()}, **chosen.fixed}
+    for key, default in known.items():
+        if settings[key] is None and isinstance(default, bool):
+            settings[key] = False  # a flag that is null is off
     trained = {entry.name: settings.pop(entry.name) for entry in fields(NoiseSchedule)}
     if isinstance(trained["trained_betas"], list):
         trained["trained_betas"] = tuple(trained["trained_betas"])
