@@ -53,23 +53,24 @@ def fill(
     time is read and converted, so that the peak is the model and one tensor. Missing, left-over and mis-shaped names
     raise one error.
     """
-    expected = dict(model.named_parameters())
+    expected, modules = dict(model.named_parameters()), dict(model.named_modules())
     _check(expected, tensors, where)
-    state = {}
     for name, parameter in expected.items():
-        stored = tensors[name].dtype
-        target = dtype or (torch.bfloat16 if stored.is_floating_point and stored.itemsize == 1 else stored)
-        # views of the file where nothing changes; otherwise a view of this tensor alone, gone after its conversion
-        keep = device.type == "cpu" and target == stored
-        tensor = tensors[name].mapped() if keep else tensors[name].read()
-        if not keep:
-            # convolutions run channels-last, and would rearrange their weights in every call
-            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            wanted = target if tensor.is_floating_point() else None
-            tensor = tensor.to(device=device, dtype=wanted, memory_format=layout)
-        state[name] = nn.Parameter(tensor.reshape(parameter.shape), requires_grad=False)
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+        tensor = _placed(tensors[name], device, dtype).reshape(parameter.shape)
+        owner, _, leaf = name.rpartition(".")
+        setattr(modules[owner], leaf, nn.Parameter(tensor, requires_grad=False))
+    return model.eval()
+
+
+def _placed(stored: StoredTensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    eight_bits = stored.dtype.is_floating_point and stored.dtype.itemsize == 1
+    target = dtype or (torch.bfloat16 if eight_bits else stored.dtype)
+    if device.type == "cpu" and target == stored.dtype:
+        return stored.mapped()
+    tensor = stored.read()  # a view of this tensor alone, gone after its conversion
+    # convolutions run channels-last, and would rearrange their weights in every call
+    layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+    return tensor.to(device=device, dtype=target, memory_format=layout)
 
 
 def _check(expected: Mapping[str, Tensor], found: Mapping[str, StoredTensor], where: str) -> None:
