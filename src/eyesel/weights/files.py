@@ -154,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 # Stem of the weight files that each library writes.
-_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 
 
 def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
@@ -164,7 +164,7 @@ def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
     holds only variants gives the first in alphabetical order.
     """
     for suffix in (".safetensors", ".bin"):
-        for stem in _STEMS:
+        for stem in STEMS:
             plain = [folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"]
             variants = [
                 *sorted(folder.glob(f"{stem}.{variant or '*'}{suffix}")),

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from eyesel.errors import CheckpointError
-from eyesel.weights.files import find_weights, read_json
+from eyesel.weights.files import STEMS, find_weights, read_json
 from eyesel.weights.recognise import family_of_config
 
 Kind = Literal["classifier", "painter"]
@@ -106,9 +106,8 @@ def wanted(files: Iterable[str], variant: str | None = None) -> list[str]:
     return chosen
 
 
-_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 _WEIGHTS = re.compile(
-    rf"(?P<stem>{'|'.join(_STEMS)})(\.(?P<variant>\w+))?(?P<shard>-\d+-of-\d+)?\.(?P<suffix>safetensors|bin)"
+    rf"(?P<stem>{'|'.join(STEMS)})(\.(?P<variant>\w+))?(?P<shard>-\d+-of-\d+)?\.(?P<suffix>safetensors|bin)"
     r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?$"
 )
 
@@ -126,7 +125,7 @@ def _one_set(files: Iterable[str], wanted_variant: str | None) -> list[str]:
             if wanted_variant not in (None, variant):
                 continue
             sharded = bool(match["shard"] or match["index"])
-            rank = (match["suffix"] == "bin", _STEMS.index(match["stem"]), bool(variant), sharded, variant)
+            rank = (match["suffix"] == "bin", STEMS.index(match["stem"]), bool(variant), sharded, variant)
             sets.setdefault(rank, []).append(file)
     return sets[min(sets)] if sets else []
 
