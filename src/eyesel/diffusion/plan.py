@@ -87,11 +87,21 @@ class Plan:
     def most_steps(self) -> int:
         return self.original_inference_steps if self.distilled else self.training.num_train_timesteps
 
-    def schedule(self, steps: int) -> Schedule:
-        """The noise levels of a run of exactly `steps` steps."""
+    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+        """The noise levels of a run of exactly `steps` steps, or the last `steps * strength` of them, rounded down.
+
+        `strength` is how much of a picture is to be made anew (Meng et al. 2022, SDEdit), counted as diffusers does.
+        """
         if not isinstance(steps, int) or not 1 <= steps <= self.most_steps:
             raise SettingError(
                 f"steps is {steps!r}; the solver {self.solver} takes from 1 to {self.most_steps} of them."
+            )
+        if not 0 < strength <= 1:
+            raise SettingError(f"strength is {strength:g}; it must be above 0 (no change) and at most 1 (all anew).")
+        if int(steps * strength) < 1:
+            raise SettingError(
+                f"A strength of {strength:g} leaves none of {steps} steps: take at least {math.ceil(100 / steps) / 100:g}, "
+                "or more steps."
             )
         levels = self.training.sigmas(SOLVERS[self.solver].terminal_alpha_bar)
         timesteps, sigmas = self._visited(steps, levels)
@@ -113,7 +123,8 @@ class Plan:
             arrivals=arrivals.float(),
             levels=levels,
             prediction_type=self.training.prediction_type,
-        )
+            planned=steps,
+        ).last(int(steps * strength))
 
     def _visited(self, steps: int, levels: Tensor) -> tuple[Tensor, Tensor]:
         """The timesteps and sigmas at which the network is asked, float64, descending."""
@@ -156,6 +167,10 @@ class Plan:
         if SOLVERS[self.solver].space == "ve" and self.spacing != "leading":
             return noise * sigma  # diffusers: as if the picture had no variance of its own
         return noise * math.sqrt(sigma**2 + 1)
+
+    def resume(self, latents: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+        """The x of a run that starts from latents, under as much noise as its first level has."""
+        return latents + schedule.sigmas[0].item() * noise
 
     def solve(self, denoise: Denoise, x: Tensor, schedule: Schedule, noise: NoiseSource) -> Iterator[Step]:
         """The steps of a run from x; the x of the last one is the latent to decode."""

@@ -11,7 +11,7 @@ bits.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any
@@ -107,9 +107,19 @@ class Schedule:
     arrivals: Tensor  # (n,) float32: where step i really ends; sigmas[1:] except for DDIM's fixed stride
     levels: Tensor  # (num_train_timesteps,) float32: sigma of every training timestep
     prediction_type: str
+    planned: int  # the steps of the whole run, of which these may be only the last
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def last(self, steps: int) -> "Schedule":
+        """The end of the run: what is left of it for a picture that is to be changed, not made from nothing."""
+        return replace(
+            self,
+            sigmas=self.sigmas[-steps - 1 :],
+            timesteps=self.timesteps[-steps:],
+            arrivals=self.arrivals[-steps:],
+        )
 
     def intervals(self) -> Iterator[tuple[int, float, float]]:
         """(i, sigma_i, sigma_i+1) of each step."""

@@ -27,7 +27,7 @@ def dpmpp_2m(
     first order if it ends at sigma = 0 (an infinite step), if `euler_at_final`, or, as `lower_order_final` means in
     diffusers, if there are fewer than 15 steps.
     """
-    first_order_end = euler_at_final or (lower_order_final and len(schedule) < 15)
+    first_order_end = euler_at_final or (lower_order_final and schedule.planned < 15)
     previous, h_previous = None, 0.0
     for i, sigma, sigma_next in schedule.intervals():
         denoised = target = denoise(x, sigma)
@@ -96,7 +96,7 @@ def deis(
         slope = (x - denoised) / sigma
         x = torch.lerp(denoised, x, sigma_next / sigma)
         last = i == len(schedule) - 1
-        if previous is not None and not (last and lower_order_final and len(schedule) < 15):
+        if previous is not None and not (last and lower_order_final and schedule.planned < 15):
             sigma_1, slope_1 = previous
             log_next = math.log(sigma_next / sigma) if sigma_next > 0 else 0.0
             w = (sigma_next * (log_next - 1) + sigma) / math.log(sigma_1 / sigma)
