@@ -13,8 +13,6 @@ from torch import Tensor
 from eyesel.errors import SettingError
 from eyesel.models.clip_text import ClipText
 from eyesel.text.chunks import Chunk, LearnedWords, chunks
-from eyesel.text.prompt import Subprompt, parse
-from eyesel.text.schedule import schedule
 from eyesel.text.tokenizer import ClipTokenizer
 
 EMPHASES = {
@@ -134,58 +132,3 @@ def weighted(hidden: Tensor, weights: Tensor, restore_mean: bool) -> Tensor:
     if not after.isfinite().all():
         raise SettingError("The weights of the prompt are too extreme: lower them, or set emphasis to 'no norm'.")
     return hidden.masked_scatter(rows[:, None, None], after)
-
-
-class Script:
-    """The prompts of a run, parsed and encoded: what is said about each image, and in which step.
-
-    Row r of what is wanted speaks for image `images[r]` with `weights[r]`; an `AND` gives an image several rows. All
-    rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone.
-    """
-
-    def __init__(self, prompts: Sequence[str], negative: str, steps: int, encode: Encode) -> None:
-        parsed = {prompt: parse(prompt, steps) for prompt in prompts}
-        rows = [(image, subprompt) for image, prompt in enumerate(prompts) for subprompt in parsed[prompt]]
-        self.images = [image for image, _ in rows]
-        self.weights = [subprompt.weight for _, subprompt in rows]
-        self._wanted = [subprompt for _, subprompt in rows]
-        self._avoided = Subprompt(1.0, tuple(schedule(negative, steps)))
-        self._encoded = encode(text for subprompt in self._wanted for text in subprompt.texts)
-        self._encoded_negative = encode(self._avoided.texts)
-
-        # chunks of each image: as many as the longest of all that is ever said about it
-        self.chunks = [max(len(text.context) for text in self._encoded_negative.values())] * len(prompts)
-        for image, subprompt in rows:
-            self.chunks[image] = max(self.chunks[image], *(len(self._encoded[t].context) for t in subprompt.texts))
-        self._empty = encode([""])[""] if max(self.chunks) > 1 else None
-
-    def at(self, step: int) -> tuple[str, ...]:
-        """The negative text, and the text of each row, in `step`, counted from 1."""
-        return (self._avoided.at(step), *(subprompt.at(step) for subprompt in self._wanted))
-
-    def conditional(self, step: int) -> list[EncodedText]:
-        """One for each row."""
-        _, *texts = self.at(step)
-        counts = [self.chunks[image] for image in self.images]
-        return [self._encoded[text].padded(n, self._empty) for text, n in zip(texts, counts, strict=True)]
-
-    def unconditional(self, step: int) -> list[EncodedText]:
-        """One for each image."""
-        text = self._encoded_negative[self._avoided.at(step)]
-        return [text.padded(n, self._empty) for n in self.chunks]
-
-
-def by_length(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A network for rows of context of different `length`: those of equal length go through it together."""
-
-    def grouped(x: Tensor, t: Tensor, context: Tensor, length: Tensor | None = None, **added: Tensor) -> Tensor:
-        if length is None:
-            return network(x, t, context, **added)
-        groups = [((length == n).nonzero().squeeze(1), n) for n in length.unique().tolist()]
-        outputs = [
-            network(x[rows], t[rows], context[rows, :n], **{name: value[rows] for name, value in added.items()})
-            for rows, n in groups
-        ]
-        return torch.cat(outputs)[torch.cat([rows for rows, _ in groups]).argsort()]
-
-    return grouped

@@ -2,33 +2,30 @@
 
 import operator
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from eyesel.conditioning import EncodedText, PromptEncoder, Script, by_length, emphasis_mode
-from eyesel.diffusion import (
-    Composition,
-    Denoiser,
-    NoiseSource,
-    StepDenoiser,
-    from_scheduler_config,
-    guided,
-    within,
-)
+from eyesel.canvas import SIZE_STEP, Canvas, prepare
+from eyesel.conditioning import PromptEncoder, emphasis_mode
+from eyesel.diffusion import Schedule, Variation, from_scheduler_config
 from eyesel.errors import CheckpointError, SettingError
-from eyesel.images import to_pil
+from eyesel.images import filled, fitted, from_pil, to_pil
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
+from eyesel.settings import Settings
 from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
@@ -37,7 +34,6 @@ from eyesel.weights.hub import resolve
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
 
-SIZE_STEP = 8  # pixels: width and height are multiples of it
 MAX_SIDE = 8192  # pixels
 AS_USUAL = Recommended()
 
@@ -62,7 +58,7 @@ class StableDiffusion:
         self.recommended = recommended
         self.device = unet.conv_in.weight.device
         self._check_parts()
-        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=unet.config.added_dim is not None)
+        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl)
 
     def _check_parts(self) -> None:
         """Parts of different checkpoints can be put into one folder; they need not fit each other."""
@@ -137,51 +133,99 @@ class StableDiffusion:
     def generate(self, prompt: str | list[str], *, n: int | None = None, **settings: Any) -> Picture | list[Picture]:
         """Paint. One prompt gives a `Picture`; a list of prompts, or `n` pictures of each, gives a list.
 
-        Takes the settings of `steps`.
+        Takes what `steps` takes: an `image` to start from, a `seed`, and all `Settings`.
         """
         for painting in self.steps(prompt, n=1 if n is None else n, **settings):
             last = painting
         pictures = last.pictures()
         return pictures[0] if n is None and isinstance(prompt, str) else pictures
 
+    def inpaint(self, image: Any, mask: Any, prompt: str, **settings: Any) -> Picture:
+        """Repaint where the mask is white; everything else stays, bit for bit.
+
+        `image` and `mask` are what `open_image` takes, of one size; "alpha" is the mask that is white where the picture
+        is transparent. With `expand` the canvas grows, and the mask may be None.
+        """
+        return self.generate(prompt, image=image, mask=mask, **settings)
+
     def steps(
         self,
         prompt: str | list[str],
         *,
-        negative: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
-        solver: str | None = None,
-        schedule: str | None = None,
-        eta: float | None = None,
-        rng: str = "cpu",
+        image: Any = None,
+        mask: Any = None,
         seed: int | None = None,
-        size: tuple[int, int] | None = None,
         n: int = 1,
-        clip_skip: int | None = None,
-        emphasis: str = "original",
         noise: Tensor | None = None,
         tap: Tap | None = None,
+        **settings: Any,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
 
         Prompts are of any length and follow AUTOMATIC1111's conventions: `(word:1.2)` and `[word]` weigh words, `BREAK`
-        starts a new chunk, `[fox:owl:0.4]` and `[fox|owl]` change over the steps, `a fox AND an owl :1.2` combines
-        prompts (not in the negative one); `\\(` is a plain bracket. `emphasis` says what weights do: "original", "no
-        norm", "ignore", or "none", which makes brackets plain text. `clip_skip` n takes the text encoder's n-th layer
-        from the end (None: what the checkpoint was trained with).
+        starts a new chunk, `[fox:owl:0.4]` and `[fox|owl]` change over the steps that are made, `a fox AND an owl :1.2`
+        combines prompts (not in the negative one); `\\(` is a plain bracket.
 
-        `size` is (width, height) in pixels, by default what the checkpoint was trained at. Picture i starts from seed
-        + i; without a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw.
-
-        `steps` and `guidance` None are what the checkpoint recommends, else 25 and 7.5.
-
-        `solver`, `schedule` and `eta` None are the checkpoint's and the solver's own; names such as "DPM++ 2M Karras"
-        are understood. Guidance acts at the noise levels of `guidance_interval` (low, high), and `guidance_rescale`
-        takes some of its contrast away. `rng` "philox" draws the noise of a GPU, as AUTOMATIC1111 does.
+        `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
+        seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
+        channels, h, w), of variance 1, replaces the seeds' first draw. All else are `Settings`.
         """
+        chosen = self._with_defaults(Settings.of(settings), image is not None, mask is not None)
+        prompts = self._checked_prompts(prompt, n, chosen.negative)
+        canvas = None if image is None else prepare(image, mask, chosen, self.picture_size())
+        self._check_task(canvas)
+        size = self.picture_size(chosen.size if canvas is None else canvas.view.size)
+        seeds, variation = self._seeds(seed, chosen, len(prompts))
+        call = Call(
+            prompts,
+            seeds,
+            variation,
+            chosen,
+            from_scheduler_config(self.scheduler, chosen.solver, chosen.eta, chosen.schedule, xl=self.is_xl),
+            partial(self.prompt_encoder.encode, clip_skip=chosen.clip_skip, emphasis=chosen.emphasis),
+            self._network(tap),
+            self.unet.config,
+            self.device,
+            zero=self.zero_negative and chosen.negative is None,
+        )
+        known = None if canvas is None else self._known(canvas, chosen)
+        first = Pass(call, size, self._latent_shape(len(prompts), size), chosen.steps, known, noise)
+        larger = self._larger(call, size)
+        return self._paint(call, first, larger, partial(self._finished, call, canvas, size))
+
+    def _paint(
+        self, call: Call, first: Pass, larger: tuple[int, int] | None, finish: Callable[[Tensor], list[Picture]]
+    ) -> Iterator[Painting]:
+        settings, steps = call.settings, len(first.schedule)
+        total = steps if larger is None else steps + len(self._second_schedule(call))
+        for step in first.solve():
+            yield Painting(step.index, total, step.x, step.denoised, finish)
+        if larger is not None:
+            shape = self._latent_shape(len(call.prompts), larger)
+            start = Known(self._enlarged(step.x, larger, settings.hires_upscaler), settings.hires_strength)
+            for step in Pass(call, larger, shape, settings.hires_steps, start).solve():
+                yield Painting(steps + step.index, total, step.x, step.denoised, finish)
+
+    def _with_defaults(self, settings: Settings, image: bool, mask: bool) -> Settings:
+        """The settings with those filled in that the checkpoint or the task decides; misplaced ones are refused."""
+        settings.check_for(image, mask)
+        steps = self.recommended.num_inference_steps if settings.steps is None else settings.steps
+        guidance = self.recommended.guidance_scale if settings.guidance is None else settings.guidance
+        strength = settings.strength
+        if image and strength is None:
+            strength = 1.0 if mask or settings.expand else 0.75
+        hires_steps = settings.hires_steps if settings.hires is None or settings.hires_steps else steps
+        return replace(
+            settings,
+            steps=steps,
+            guidance=guidance,
+            strength=strength,
+            hires_steps=hires_steps,
+            emphasis=emphasis_mode(settings.emphasis),
+        )
+
+    def _checked_prompts(self, prompt: str | list[str], n: int, negative: str | None) -> list[str]:
+        """One for each image."""
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         for text in (*prompts, negative or ""):
             _, wanted = loras(text)  # which also refuses what is no text
@@ -191,65 +235,83 @@ class StableDiffusion:
             raise SettingError("The prompt is empty: say what to paint.")
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
-        self._check_task()
-        steps = self.recommended.num_inference_steps if steps is None else steps
-        guidance = self.recommended.guidance_scale if guidance is None else guidance
-        width, height = self.picture_size(size)
-        plan = from_scheduler_config(self.scheduler, solver, eta, schedule, xl=self.unet.config.added_dim is not None)
-        run_schedule = plan.schedule(steps)
-        seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, len(prompts) * n)
+        return [p for p in prompts for _ in range(n)]
 
-        prompts = [p for p in prompts for _ in range(n)]
-        seeds = [seed + i for i in range(len(prompts))]
-        source = NoiseSource(seeds, self.device, rng)
-        encode = partial(self.prompt_encoder.encode, clip_skip=clip_skip, emphasis=emphasis)
-        script = Script(prompts, negative or "", steps, encode)
-        said = self._said(script, steps, (width, height), zero=negative is None)
-        network, composition = by_length(self._network(tap)), self._composition(script)
+    def _seeds(self, seed: int | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
+        """Of each image. Those of a variation share the seed, as in AUTOMATIC1111, and differ in what it is mixed with."""
+        first = secrets.randbelow(2**32) if seed is None else whole_seed(seed, count)
+        if not settings.variation_strength:
+            return [first + i for i in range(count)], None
+        other = settings.variation_seed
+        other = secrets.randbelow(2**32) if other is None else whole_seed(other, count)
+        return [first] * count, Variation([other + i for i in range(count)], settings.variation_strength)
 
-        def guided_by(guidance: float, rescale: float = 0.0) -> StepDenoiser:
-            networks = {key: guided(network, *inputs, guidance, rescale, composition) for key, inputs in said.items()}
-            denoisers = [Denoiser(networks[script.at(step)], run_schedule) for step in range(1, steps + 1)]
-            return StepDenoiser(denoisers, run_schedule)
+    def _known(self, canvas: Canvas, settings: Settings) -> Known:
+        """The canvas as latents."""
+        view, mask = canvas.view, canvas.view_mask
+        strength = 1.0 if settings.strength is None else settings.strength
+        if mask is None:
+            return Known(self.encode([view]), strength)
+        latents = self.encode([filled(view, mask) if settings.fill == "fill" else view])
+        hidden = (torch.from_numpy(np.asarray(mask) >= 128)).float()[None, None].to(self.device)  # (1, 1, H, W)
+        small = F.max_pool2d(hidden, self.autoencoder.config.factor)  # (1, 1, h, w): whatever has a white pixel
+        seen = None
+        if self.inpaints:
+            seen = torch.cat([small, self._encode(from_pil([view]).to(self.device) * (hidden < 0.5))], dim=1)
+        return Known(latents, strength, small, seen, settings.fill)
 
-        denoise = within(guidance_interval, guided_by(guidance, guidance_rescale), guided_by(1))
-        factor = self.autoencoder.config.factor
-        shape = (len(prompts), self.autoencoder.config.latent_channels, height // factor, width // factor)
-        first = source.draw(shape)
-        if noise is not None:
-            if tuple(noise.shape) != shape:
-                raise SettingError(f"The noise has the shape {tuple(noise.shape)}; these pictures need {shape}.")
-            first = noise.to(self.device, torch.float32)
+    def _larger(self, call: Call, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The size of the second pass, if there is one; it is checked before the first begins."""
+        factor = call.settings.hires
+        if factor is None:
+            return None
+        self._second_schedule(call)
+        width, height = (round(side * factor / SIZE_STEP) * SIZE_STEP for side in size)
+        return self.picture_size((width, height))
 
-        settings = {
-            "negative": negative or "",
-            "steps": steps,
-            "guidance": guidance,
-            "guidance_rescale": guidance_rescale,
-            "guidance_interval": guidance_interval,
-            "solver": plan.solver,
-            "schedule": plan.spread,
-            "eta": eta,
-            "rng": rng,
-            "width": width,
-            "height": height,
-            "clip_skip": clip_skip,
-            "emphasis": emphasis_mode(emphasis),
+    def _second_schedule(self, call: Call) -> Schedule:
+        return call.plan.schedule(call.settings.hires_steps, call.settings.hires_strength)
+
+    def _enlarged(self, latents: Tensor, size: tuple[int, int], upscaler: str) -> Tensor:
+        """Latents (B, C, h, w) of pictures of `size`."""
+        if upscaler == "lanczos":
+            return self.encode([fitted(picture, size) for picture in self.decode(latents)])
+        shape = self._latent_shape(len(latents), size)[2:]
+        if upscaler == "latent_nearest":
+            return F.interpolate(latents, shape, mode="nearest")
+        return F.interpolate(latents, shape, mode="bicubic" if upscaler == "latent_bicubic" else "bilinear")
+
+    def _finished(
+        self, call: Call, canvas: Canvas | None, size: tuple[int, int], latents: Tensor
+    ) -> list[Picture]:
+        """Pictures of latents, with the record of how they were made."""
+        images = self.decode(latents)
+        if canvas is not None:
+            images = [canvas.pasted(painted) for painted in images]
+            size = size if call.settings.only_masked else canvas.whole.size
+        record = {
+            **call.settings.chosen(),
+            "negative": call.settings.negative or "",
+            "solver": call.plan.solver,
+            "schedule": call.plan.spread,
+            "width": size[0],
+            "height": size[1],
             "model": self.name,
         }
+        del record["size"]
+        others = [None] * len(images) if call.variation is None else call.variation.seeds
+        return [
+            Picture(image, seed, {"prompt": prompt, **record, "variation_seed": other})
+            for image, seed, prompt, other in zip(images, call.seeds, call.prompts, others, strict=True)
+        ]
 
-        def finish(latents: Tensor) -> list[Picture]:
-            return [
-                Picture(image, seed, {"prompt": prompt, **settings})
-                for image, seed, prompt in zip(self.decode(latents), seeds, prompts, strict=True)
-            ]
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Scaled latents (B, channels, h, w) of RGB pictures of one size, in float32: the mean of what they may be."""
+        return self._encode(from_pil(images).to(self.device))
 
-        def run() -> Iterator[Painting]:
-            x = plan.start(first, run_schedule)
-            for step in plan.solve(denoise, x, run_schedule, source):
-                yield Painting(step.index, steps, step.x, step.denoised, finish)
-
-        return run()
+    def _encode(self, pixels: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.autoencoder.encode(pixels.to(self._autoencoder_dtype)).float()
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (B, channels, h, w); `SettingError` where they came out as no numbers."""
@@ -265,20 +327,32 @@ class StableDiffusion:
     def _autoencoder_dtype(self) -> torch.dtype:
         return self.autoencoder.decoder.conv_in.weight.dtype
 
-    def _check_task(self) -> None:
-        """Refuse the checkpoints that were not made to paint from words alone."""
-        unet, latents = self.unet.config, self.autoencoder.config.latent_channels
-        if unet.in_channels != latents:
+    @property
+    def is_xl(self) -> bool:
+        return self.unet.config.added_dim is not None
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the network was trained to repaint pictures, and is shown them."""
+        return self.unet.config.in_channels > self.unet.config.out_channels
+
+    def _check_task(self, canvas: Canvas | None) -> None:
+        """Refuse the checkpoints that were not made for what is asked."""
+        if self.inpaints and (canvas is None or canvas.mask is None):
             raise SettingError(
-                f"This is an inpainting checkpoint, of {unet.in_channels} input channels, which repaints pictures: "
-                "take an ordinary checkpoint to paint from words alone."
+                f"This is an inpainting checkpoint, of {self.unet.config.in_channels} input channels, which repaints "
+                "pictures under a mask: give both, or take an ordinary checkpoint."
             )
-        pooled = self.text_encoders[-1].config.projection_dim or 0
-        if unet.added_dim and unet.size_dim and unet.added_dim != pooled + 6 * unet.size_dim:
+        pooled, unet = self.text_encoders[-1].config.projection_dim or 0, self.unet.config
+        if canvas is None and unet.added_dim and unet.size_dim and unet.added_dim != pooled + 6 * unet.size_dim:
             raise SettingError(
-                "This is a Stable Diffusion XL refiner, which finishes pictures: take the base checkpoint to "
-                "paint from words alone."
+                "This is a Stable Diffusion XL refiner, which finishes pictures: give it one as `image` (--image) with "
+                "a strength of about 0.25, or take the base checkpoint to paint from words alone."
             )
+
+    def _latent_shape(self, count: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        config = self.autoencoder.config
+        return count, config.latent_channels, size[1] // config.factor, size[0] // config.factor
 
     def picture_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """(width, height) of a picture: what is asked for if it can be painted, else what the model was trained at."""
@@ -304,45 +378,9 @@ class StableDiffusion:
         ) -> Tensor:
             added = None if pooled is None or sizes is None else SizeConditioning(pooled, sizes)
             with torch.inference_mode():
-                return self.unet(x.to(dtype), t, context, added, tap).float()
+                return self.unet(x.to(dtype), t, context.to(dtype), added, tap).float()
 
         return network
-
-    def _said(
-        self, script: Script, steps: int, size: tuple[int, int], zero: bool
-    ) -> dict[tuple[str, ...], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """The network's conditional and unconditional inputs, for each thing that is said in the course of a run."""
-        return {
-            script.at(step): (
-                self._inputs(script.conditional(step), size),
-                self._inputs(script.unconditional(step), size, zero),
-            )
-            for step in {script.at(step): step for step in range(1, steps + 1)}.values()
-        }
-
-    def _composition(self, script: Script) -> Composition | None:
-        if len(script.images) == len(script.chunks):
-            return None
-        return Composition(
-            torch.tensor(script.images, device=self.device), torch.tensor(script.weights, device=self.device)
-        )
-
-    def _inputs(self, texts: list[EncodedText], size: tuple[int, int], zero: bool = False) -> dict[str, Tensor]:
-        """What the UNet is told, row by row: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`."""
-        dtype = self.unet.conv_in.weight.dtype
-        contexts = [text.context.flatten(0, 1).to(dtype) for text in texts]
-        lengths = [len(context) for context in contexts]
-        inputs = {"context": pad_sequence(contexts, batch_first=True)}
-        if len(set(lengths)) > 1:
-            inputs["length"] = torch.tensor(lengths, device=self.device)
-        if self.unet.config.added_dim is None:
-            return inputs
-        inputs["pooled"] = torch.stack([text.pooled for text in texts]).to(dtype)
-        if zero and self.zero_negative:  # SDXL was trained with zeros, not with the empty prompt
-            inputs |= {name: torch.zeros_like(inputs[name]) for name in ("context", "pooled")}
-        width, height = size
-        inputs["sizes"] = torch.tensor([[height, width, 0, 0, height, width]] * len(texts), device=self.device)
-        return inputs
 
 
 def whole_seed(seed: Any, count: int) -> int:

@@ -16,7 +16,8 @@
 from eyesel.diffusion.catalogue import SOLVERS
 from eyesel.diffusion.denoiser import Denoiser, StepDenoiser
 from eyesel.diffusion.guidance import Composition, Network, guided, within
-from eyesel.diffusion.noise import NoiseSource
+from eyesel.diffusion.inpainting import kept, shown
+from eyesel.diffusion.noise import NoiseSource, Variation
 from eyesel.diffusion.plan import Plan, from_scheduler_config
 from eyesel.diffusion.schedule import NoiseSchedule, Schedule
 from eyesel.diffusion.solvers import Step
@@ -34,7 +35,10 @@ __all__ = [
     "Schedule",
     "Step",
     "StepDenoiser",
+    "Variation",
     "from_scheduler_config",
     "guided",
+    "kept",
+    "shown",
     "within",
 ]

@@ -7,6 +7,8 @@ see the same pixels.
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
 from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image, written_whole
 from eyesel.images.find import READABLE, find_images
+from eyesel.images.fit import RESIZES, fitted, window
+from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
 from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
 
@@ -14,14 +16,23 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "READABLE",
+    "RESIZES",
     "WRITABLE",
     "ImageTransform",
+    "alpha_mask",
+    "around",
+    "blurred",
     "check_writable",
+    "filled",
     "find_images",
+    "fitted",
     "from_pil",
+    "inverted",
     "open_image",
+    "open_mask",
     "read_metadata",
     "save_image",
     "to_pil",
+    "window",
     "written_whole",
 ]

@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from eyesel.errors import ImageError
+
+Mode = Literal["RGB", "RGBA"]
 
 MAX_PIXELS = 178_956_970  # about 13,377 x 13,377: where Pillow itself stops, half a gigabyte of RGB
 
@@ -32,47 +34,47 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def open_image(source: Any) -> Image.Image:
-    """The picture in `source` as an upright PIL image of mode RGB, 8 bits a channel, without file or metadata attached.
+def open_image(source: Any, mode: Mode = "RGB") -> Image.Image:
+    """The picture in `source` as an upright PIL image of 8 bits a channel, without file or metadata attached.
 
     `source` is a path, bytes, a binary file object, a PIL image, a numpy array or a torch tensor: (H, W), (H, W, C)
     or (C, H, W) with C = 1, 3 or 4, either uint8, uint16, bool or floats from 0 to 1. Where both ends of a shape
     could be channels, arrays are (H, W, C) and tensors (C, H, W). EXIF rotation is applied, of an animation the first
-    frame is taken, transparency is laid over white (as transformers 5 does), 16-bit grey is scaled to 8 bits, and
-    CMYK is converted as Pillow does, without colour profiles.
+    frame is taken, transparency is laid over white (as transformers 5 does) or, in mode RGBA, kept, 16-bit grey is
+    scaled to 8 bits, and CMYK is converted as Pillow does, without colour profiles.
 
     Raises `ImageError` for anything else, and for pictures of more than `MAX_PIXELS` pixels before they are decoded.
     """
     if isinstance(source, Image.Image):
-        return _finish(source, "the PIL image")
+        return _finish(source, "the PIL image", mode)
     if isinstance(source, Tensor):
         tensor = source.detach().cpu()
         array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
-        return _finish(_from_array(array, channels_first=True), "the tensor")
+        return _finish(_from_array(array, channels_first=True), "the tensor", mode)
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source, channels_first=False), "the array")
+        return _finish(_from_array(source, channels_first=False), "the array", mode)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), f"the {len(source)} bytes given")
+        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", mode)
     if isinstance(source, (str, os.PathLike)):
-        return _open_file(os.fspath(source))
+        return _open_file(os.fspath(source), mode)
     if hasattr(source, "read"):
         data = source.read()
         if isinstance(data, bytes):
-            return _decode(io.BytesIO(data), str(getattr(source, "name", "the file object")))
+            return _decode(io.BytesIO(data), str(getattr(source, "name", "the file object")), mode)
         raise ImageError(f"the file object gives {type(data).__name__}, not bytes: open it in binary mode ('rb').")
     raise ImageError(
         f"a {type(source).__name__} is no picture: give a path, bytes, a file, a PIL image, an array or a tensor."
     )
 
 
-def _open_file(name: str) -> Image.Image:
+def _open_file(name: str, mode: Mode) -> Image.Image:
     refuse_address(name)
     try:
         path = Path(name).expanduser()
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{name} is a pipe or a device, not a picture file: save it to a file first.")
         with path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, mode)
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder: give one of the pictures in it.") from None
     except FileNotFoundError:
@@ -87,7 +89,7 @@ def refuse_address(name: str) -> None:
         raise ImageError(f"{name} is a web address, which eyesel does not fetch: download it and give the file.")
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str, mode: Mode) -> Image.Image:
     if not file.read(1):
         raise ImageError(f"{name} is empty (0 bytes): save or download the picture again.")
     try:
@@ -102,11 +104,11 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         raise _too_large(name, f"{int(pixels[0]):,} pixels" if pixels else "too many pixels") from None
     except Exception as error:  # whatever a decoder makes of hostile bytes
         raise damaged(name, error) from error
-    return _finish(image, name)
+    return _finish(image, name, mode)
 
 
-def _finish(image: Image.Image, name: str) -> Image.Image:
-    """Decode, convert to RGB, turn upright."""
+def _finish(image: Image.Image, name: str, mode: Mode) -> Image.Image:
+    """Decode, convert, turn upright."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width:,} x {height:,} pixels")
@@ -114,13 +116,13 @@ def _finish(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} is {width} x {height} pixels: a picture has at least one.")
     try:
         image.load()
-        rgb = _to_rgb(image, name)
+        converted = _converted(image, name, mode)
     except ImageError:
         raise
     except Exception as error:
         raise damaged(name, error) from error
     turn = _ROTATIONS.get(_orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    return converted if turn is None else converted.transpose(turn)
 
 
 def _too_large(name: str, size: str) -> ImageError:
@@ -150,17 +152,18 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A new RGB image of the same orientation."""
+def _converted(image: Image.Image, name: str, mode: Mode) -> Image.Image:
+    """A new image of that mode and of the same orientation."""
     if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
         grey = _pillow_numbers(np.asarray(image), name)
-        return Image.fromarray(grey).convert("RGB")
+        return Image.fromarray(grey).convert(mode)
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
-    rgb.info = {}
-    return rgb
+        if mode == "RGB":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    converted = image.copy() if image.mode == mode else image.convert(mode)
+    converted.info = {}
+    return converted
 
 
 def _pillow_numbers(grey: np.ndarray, name: str) -> np.ndarray:
