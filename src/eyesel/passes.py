@@ -58,7 +58,9 @@ class Call:
     prompts: Sequence[str]  # one for each image
     seeds: Sequence[int]
     variation: Variation | None
-    settings: Settings  # steps and guidance are set
+    settings: Settings
+    steps: int
+    guidance: float
     plan: Plan
     encode: Encode
     network: Callable[..., Tensor]  # (x, t, context, pooled, sizes)
@@ -106,8 +108,8 @@ class Pass:
             denoisers = [Denoiser(networks[script.at(step)], self.schedule) for step in range(1, steps + 1)]
             return StepDenoiser(denoisers, self.schedule)
 
-        guidance = settings.guidance if settings.guidance is not None else 1.0
-        denoise = within(settings.guidance_interval, guided_by(guidance, settings.guidance_rescale), guided_by(1))
+        inside = guided_by(call.guidance, settings.guidance_rescale)
+        denoise = within(settings.guidance_interval, inside, guided_by(1))
         if known is not None and known.mask is not None and known.seen is None:
             denoise = kept(denoise, known.latents, known.mask)
         return denoise

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from eyesel.conditioning import EncodedText, Encode
+from eyesel.conditioning import Encode, EncodedText
 from eyesel.diffusion import Composition
 from eyesel.models.unet import UNetConfig
 from eyesel.text.prompt import Subprompt, parse
 from eyesel.text.schedule import schedule
-
 
 Said = tuple[str, ...]  # the negative text, and the text of each row
 

@@ -88,8 +88,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_fields(self, SettingError)
         for name, choices in (("fill", (None, *FILLS)), ("hires_upscaler", HIRES_UPSCALERS)):
-            if getattr(self, name) not in choices:
-                raise SettingError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(filter(None, choices))}.")
+            if (value := getattr(self, name)) not in choices:
+                raise SettingError(f"{name} is {value!r}; choose one of {', '.join(filter(None, choices))}.")
         if not 0 <= self.variation_strength <= 1:
             raise SettingError(f"variation_strength is {self.variation_strength:g}; it must lie between 0 and 1.")
         if self.hires is not None and not 1 < self.hires <= MOST_HIRES:
@@ -103,7 +103,8 @@ class Settings:
             if name not in known:
                 near = get_close_matches(name, known, 1, 0)[0]
                 raise SettingError(f"There is no setting {name!r}; the nearest is {near!r}.")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**values)
 
     def check_for(self, image: bool, mask: bool) -> None:
         """Refuse what would do nothing, without a picture to start from, or a mask, or the setting that it serves."""
@@ -122,7 +123,7 @@ class Settings:
             for field in fields(self):
                 value = getattr(self, field.name)
                 if field.name in names and value != field.default and not given:
-                    raise SettingError(f"{field.name} is {value!r}, which needs {what}: give that, too, or leave it out.")
+                    raise SettingError(f"{field.name} is {value!r}, which needs {what}: give that, or leave it out.")
 
     def chosen(self) -> dict[str, Any]:
         """All of them, for the record."""

@@ -3,7 +3,6 @@
 import operator
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -170,7 +169,8 @@ class StableDiffusion:
         seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
         channels, h, w), of variance 1, replaces the seeds' first draw. All else are `Settings`.
         """
-        chosen = self._with_defaults(Settings.of(settings), image is not None, mask is not None)
+        chosen = Settings.of(settings)
+        chosen.check_for(image is not None, mask is not None)
         prompts = self._checked_prompts(prompt, n, chosen.negative)
         canvas = None if image is None else prepare(image, mask, chosen, self.picture_size())
         self._check_task(canvas)
@@ -181,6 +181,8 @@ class StableDiffusion:
             seeds,
             variation,
             chosen,
+            self.recommended.num_inference_steps if chosen.steps is None else chosen.steps,
+            self.recommended.guidance_scale if chosen.guidance is None else chosen.guidance,
             from_scheduler_config(self.scheduler, chosen.solver, chosen.eta, chosen.schedule, xl=self.is_xl),
             partial(self.prompt_encoder.encode, clip_skip=chosen.clip_skip, emphasis=chosen.emphasis),
             self._network(tap),
@@ -189,9 +191,10 @@ class StableDiffusion:
             zero=self.zero_negative and chosen.negative is None,
         )
         known = None if canvas is None else self._known(canvas, chosen)
-        first = Pass(call, size, self._latent_shape(len(prompts), size), chosen.steps, known, noise)
+        first = Pass(call, size, self._latent_shape(len(prompts), size), call.steps, known, noise)
         larger = self._larger(call, size)
-        return self._paint(call, first, larger, partial(self._finished, call, canvas, size))
+        strength = None if known is None else known.strength
+        return self._paint(call, first, larger, partial(self._finished, call, canvas, size, strength))
 
     def _paint(
         self, call: Call, first: Pass, larger: tuple[int, int] | None, finish: Callable[[Tensor], list[Picture]]
@@ -203,26 +206,8 @@ class StableDiffusion:
         if larger is not None:
             shape = self._latent_shape(len(call.prompts), larger)
             start = Known(self._enlarged(step.x, larger, settings.hires_upscaler), settings.hires_strength)
-            for step in Pass(call, larger, shape, settings.hires_steps, start).solve():
+            for step in Pass(call, larger, shape, settings.hires_steps or call.steps, start).solve():
                 yield Painting(steps + step.index, total, step.x, step.denoised, finish)
-
-    def _with_defaults(self, settings: Settings, image: bool, mask: bool) -> Settings:
-        """The settings with those filled in that the checkpoint or the task decides; misplaced ones are refused."""
-        settings.check_for(image, mask)
-        steps = self.recommended.num_inference_steps if settings.steps is None else settings.steps
-        guidance = self.recommended.guidance_scale if settings.guidance is None else settings.guidance
-        strength = settings.strength
-        if image and strength is None:
-            strength = 1.0 if mask or settings.expand else 0.75
-        hires_steps = settings.hires_steps if settings.hires is None or settings.hires_steps else steps
-        return replace(
-            settings,
-            steps=steps,
-            guidance=guidance,
-            strength=strength,
-            hires_steps=hires_steps,
-            emphasis=emphasis_mode(settings.emphasis),
-        )
 
     def _checked_prompts(self, prompt: str | list[str], n: int, negative: str | None) -> list[str]:
         """One for each image."""
@@ -238,7 +223,7 @@ class StableDiffusion:
         return [p for p in prompts for _ in range(n)]
 
     def _seeds(self, seed: int | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
-        """Of each image. Those of a variation share the seed, as in AUTOMATIC1111, and differ in what it is mixed with."""
+        """Of each image. Variations share the seed, as in AUTOMATIC1111, and differ in what its noise is mixed with."""
         first = secrets.randbelow(2**32) if seed is None else whole_seed(seed, count)
         if not settings.variation_strength:
             return [first + i for i in range(count)], None
@@ -249,16 +234,15 @@ class StableDiffusion:
     def _known(self, canvas: Canvas, settings: Settings) -> Known:
         """The canvas as latents."""
         view, mask = canvas.view, canvas.view_mask
-        strength = 1.0 if settings.strength is None else settings.strength
         if mask is None:
-            return Known(self.encode([view]), strength)
+            return Known(self.encode([view]), 0.75 if settings.strength is None else settings.strength)
         latents = self.encode([filled(view, mask) if settings.fill == "fill" else view])
         hidden = (torch.from_numpy(np.asarray(mask) >= 128)).float()[None, None].to(self.device)  # (1, 1, H, W)
         small = F.max_pool2d(hidden, self.autoencoder.config.factor)  # (1, 1, h, w): whatever has a white pixel
         seen = None
         if self.inpaints:
             seen = torch.cat([small, self._encode(from_pil([view]).to(self.device) * (hidden < 0.5))], dim=1)
-        return Known(latents, strength, small, seen, settings.fill)
+        return Known(latents, 1.0 if settings.strength is None else settings.strength, small, seen, settings.fill)
 
     def _larger(self, call: Call, size: tuple[int, int]) -> tuple[int, int] | None:
         """The size of the second pass, if there is one; it is checked before the first begins."""
@@ -270,7 +254,7 @@ class StableDiffusion:
         return self.picture_size((width, height))
 
     def _second_schedule(self, call: Call) -> Schedule:
-        return call.plan.schedule(call.settings.hires_steps, call.settings.hires_strength)
+        return call.plan.schedule(call.settings.hires_steps or call.steps, call.settings.hires_strength)
 
     def _enlarged(self, latents: Tensor, size: tuple[int, int], upscaler: str) -> Tensor:
         """Latents (B, C, h, w) of pictures of `size`."""
@@ -282,7 +266,7 @@ class StableDiffusion:
         return F.interpolate(latents, shape, mode="bicubic" if upscaler == "latent_bicubic" else "bilinear")
 
     def _finished(
-        self, call: Call, canvas: Canvas | None, size: tuple[int, int], latents: Tensor
+        self, call: Call, canvas: Canvas | None, size: tuple[int, int], strength: float | None, latents: Tensor
     ) -> list[Picture]:
         """Pictures of latents, with the record of how they were made."""
         images = self.decode(latents)
@@ -291,6 +275,10 @@ class StableDiffusion:
             size = size if call.settings.only_masked else canvas.whole.size
         record = {
             **call.settings.chosen(),
+            "steps": call.steps,
+            "guidance": call.guidance,
+            "strength": strength,
+            "emphasis": emphasis_mode(call.settings.emphasis),
             "negative": call.settings.negative or "",
             "solver": call.plan.solver,
             "schedule": call.plan.spread,

@@ -13,6 +13,7 @@ from eyesel.diffusion import (
     Denoiser,
     NoiseSource,
     StepDenoiser,
+    Variation,
     from_scheduler_config,
     guided,
     within,
@@ -194,3 +195,30 @@ def test_the_network_of_a_step_is_chosen_by_the_noise_level(solver: str) -> None
     for _ in plan.solve(denoiser, X, schedule, NoiseSource([0, 1])):
         pass
     assert sorted(set(asked)) == [0, 1, 2, 3, 4] and asked == sorted(asked)
+
+
+@pytest.mark.parametrize("rng", ["cpu", "philox"])
+def test_variations_are_those_of_automatic1111(rng) -> None:
+    """Its slerp, written down from `modules/rng.py`; only the first draw is varied."""
+
+    def slerp(val: float, low: Tensor, high: Tensor) -> Tensor:
+        low_norm = low / torch.norm(low, dim=1, keepdim=True)
+        high_norm = high / torch.norm(high, dim=1, keepdim=True)
+        omega = torch.acos((low_norm * high_norm).sum(1))
+        so = torch.sin(omega)
+        return (torch.sin((1.0 - val) * omega) / so).unsqueeze(1) * low + (torch.sin(val * omega) / so).unsqueeze(
+            1
+        ) * high
+
+    shape = (2, 4, 6, 8)
+    own, other = NoiseSource([7, 7], rng=rng), NoiseSource([3, 4], rng=rng)
+    varied = NoiseSource([7, 7], rng=rng, variation=Variation([3, 4], 0.3))
+    first, others = own.draw(shape), other.draw(shape)
+    expected = torch.stack([slerp(0.3, a, b) for a, b in zip(first, others, strict=True)])
+    result = varied.draw(shape)
+    assert (result - expected).abs().max() <= 1e-5
+    assert not torch.allclose(result[0], result[1]) and not torch.allclose(result, first, atol=0.1)
+    assert torch.equal(varied.draw(shape), own.draw(shape))
+    whole = NoiseSource([7, 7], rng=rng, variation=Variation([3, 4], 1.0)).draw(shape)
+    assert (whole - others).abs().max() <= 1e-5
+    assert torch.equal(NoiseSource([7], rng=rng, variation=Variation([7], 0.5)).draw((1, 4, 6, 8)), first[:1])

@@ -3,81 +3,55 @@ from typing import Annotated
 
 import typer
 
-from eyesel.cli.options import (
-    Device,
-    Ema,
-    Json,
-    Model,
-    Offline,
-    Precision,
-    PredictionType,
-    Vae,
-    ZeroTerminalSnr,
-    print_json,
-    progress,
-)
-
-MOST_PICTURES = 10_000
-MOST_EXIF = 8_000  # characters of prompt in a JPEG or WebP, whose metadata has 64 KB in all
+from eyesel.cli import painting as p
+from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to paint, at any length.", metavar="PROMPT")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP; several pictures are numbered: name-1.png, ...")
-    ] = Path("picture.png"),
+    output: p.Output = Path("picture.png"),
     model: Model = "tiny",
-    negative: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="More is slower and finer; default the checkpoint's own, else 25.")
+    negative: p.Negative = None,
+    steps: p.Steps = None,
+    guidance: p.Guidance = None,
+    guidance_rescale: p.GuidanceRescale = 0.0,
+    guidance_interval: p.GuidanceInterval = None,
+    solver: p.Solver = None,
+    schedule: p.Schedule = None,
+    eta: p.Eta = None,
+    rng: p.Rng = "cpu",
+    seed: p.Seed = None,
+    size: p.Size = None,
+    clip_skip: p.ClipSkip = None,
+    emphasis: p.Emphasis = "original",
+    variation_seed: p.VariationSeed = None,
+    variation_strength: p.VariationStrength = 0.0,
+    seamless: p.Seamless = False,
+    image: Annotated[str | None, typer.Option(help="A picture to start from.", metavar="FILE")] = None,
+    strength: p.Strength = None,
+    resize: p.Resize = "stretch",
+    hires: Annotated[
+        float | None, typer.Option(help="Enlarge the picture by this factor and paint over it: a second pass.")
     ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="How closely to follow the prompt, 1 is no guidance; default the checkpoint's own, else 7.5."
-        ),
-    ] = None,
-    guidance_rescale: Annotated[
-        float, typer.Option(help="How much of guidance's added contrast to take away, 0 to 1.")
-    ] = 0.0,
-    guidance_interval: Annotated[
-        str | None,
-        typer.Option(metavar="LOW,HIGH", help="Guide only at these noise levels, such as 0.28,5.42: faster."),
-    ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(help='euler, ddim, "DPM++ 2M Karras", turbo, ...; default the checkpoint\'s own.'),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="karras, sgm_uniform, align_your_steps, ...; default the checkpoint's own."),
-    ] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="The share of fresh noise, 0 to 1; default the solver's own.")
-    ] = None,
-    rng: Annotated[str, typer.Option(help="Whose noise: cpu (diffusers, ComfyUI) or philox (AUTOMATIC1111).")] = "cpu",
-    seed: Annotated[int | None, typer.Option(help="The same seed paints the same picture; default random.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 512x768.")] = None,
-    clip_skip: Annotated[
-        int | None,
-        typer.Option(help="The text encoder's layer, from its end: 1 is the last, 2 the one before."),
-    ] = None,
-    emphasis: Annotated[
-        str, typer.Option(help="What (word:1.2) does: original, no-norm, ignore, or none (brackets are plain text).")
-    ] = "original",
-    n: Annotated[int, typer.Option("-n", help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
-    enlarge: Annotated[int, typer.Option(help="Save each pixel as a square this many wide.")] = 1,
+    hires_steps: Annotated[int | None, typer.Option(help="Of the second pass; default --steps.")] = None,
+    hires_strength: Annotated[float, typer.Option(help="How much the second pass makes anew, up to 1.")] = 0.7,
+    hires_upscaler: Annotated[
+        str, typer.Option(help="latent, latent_bicubic, latent_nearest or lanczos (the picture).")
+    ] = "latent",
+    n: p.Count = 1,
+    enlarge: p.Enlarge = 1,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
-    variant: Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")] = None,
+    variant: p.Variant = None,
     vae: Vae = None,
     ema: Ema = False,
     prediction_type: PredictionType = None,
     zero_terminal_snr: ZeroTerminalSnr = None,
     offline: Offline = False,
 ) -> None:
-    """Paint a picture from words.
+    """Paint a picture from words, or with --image from words and a picture.
 
     Prompts follow AUTOMATIC1111's conventions: (word:1.2), (word) and [word] weigh words, BREAK starts a new chunk,
     [fox:owl:0.4] and [fox|owl] change over the steps, and `a fox AND an owl :1.2` combines prompts. A backslash makes
@@ -85,88 +59,4 @@ def generate(
 
     Example: eyesel generate "a large fox on a blue background" --seed 7 -o fox.png
     """
-    import secrets
-
-    from eyesel.errors import SettingError
-    from eyesel.images import WRITABLE, check_writable
-
-    if not 1 <= n <= MOST_PICTURES:
-        raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
-    outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
-    for path in outputs:
-        check_writable(path, WRITABLE)
-    wanted, interval = _size(size), _interval(guidance_interval)
-    if output.suffix.lower() != ".png" and len(prompt) + len(negative or "") > MOST_EXIF:
-        raise SettingError(
-            f"Prompts of over {MOST_EXIF:,} characters fit only into PNG files; write {output.stem}.png."
-        )
-
-    from eyesel.picture import check_enlargement
-    from eyesel.stable_diffusion import StableDiffusion, whole_seed
-
-    seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
-
-    painter = StableDiffusion.load(
-        model,
-        device=device,
-        precision=precision,
-        variant=variant,
-        vae=vae,
-        ema=ema,
-        prediction_type=prediction_type,
-        zero_terminal_snr=zero_terminal_snr,
-        offline=offline,
-    )
-    check_enlargement(painter.picture_size(wanted), enlarge)
-    done = []
-    with progress("painting", n * (painter.recommended.num_inference_steps if steps is None else steps)) as advance:
-        for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
-            for painting in painter.steps(
-                prompt,
-                negative=negative,
-                steps=steps,
-                guidance=guidance,
-                guidance_rescale=guidance_rescale,
-                guidance_interval=interval,
-                solver=solver,
-                schedule=schedule,
-                eta=eta,
-                rng=rng,
-                seed=seed + i,
-                size=wanted,
-                clip_skip=clip_skip,
-                emphasis=emphasis,
-            ):
-                advance()
-                last = painting
-            picture = last.pictures()[0]
-            picture.save(path, enlarge)
-            done.append({"file": str(path), "seed": picture.seed, **picture.settings})
-    if json:
-        print_json(done)
-        return
-    for entry in done:
-        typer.echo(f"{entry['file']}: seed {entry['seed']}, {entry['width']}x{entry['height']}, {entry['solver']}")
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from eyesel.errors import SettingError
-
-    if text is None:
-        return None
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise SettingError(f"--size {text!r} is not WIDTHxHEIGHT; write for example 512x768.")
-    return int(width), int(height)
-
-
-def _interval(text: str | None) -> tuple[float, float] | None:
-    from eyesel.errors import SettingError
-
-    if text is None:
-        return None
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise SettingError(f"--guidance-interval {text!r} is not LOW,HIGH; write for example 0.28,5.42.") from None
-    return low, high
+    p.paint(prompt, output, context.params, image=image)

@@ -51,10 +51,10 @@ def batches(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, if a person is looking; call what this yields once a piece of work."""
-    if not sys.stderr.isatty() or total < 2:
-        yield lambda: None
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, if a person is looking; call what this yields once a piece of work, or with a share."""
+    if not sys.stderr.isatty():
+        yield lambda share=1.0: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -75,4 +75,4 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda share=1.0: bar.advance(task, share)

@@ -11,10 +11,10 @@ from eyesel.diffusion.solvers import Denoise
 def kept(denoise: Denoise, latents: Tensor, mask: Tensor) -> Denoise:
     """For networks that paint whole pictures: outside the mask, what is expected behind the noise is known.
 
-    `latents` (B or 1, C, h, w) are those of the picture, `mask` (B or 1, 1, h, w) is 1 where it is repainted. A run that
-    starts from `latents` under noise then arrives at `latents` outside the mask with any solver. With deterministic ones
-    it is the blending of diffusers (Avrahami et al. 2022, Blended Latent Diffusion, algorithm 1): the latents at every
-    level, under the noise that they began with.
+    `latents` (B or 1, C, h, w) are those of the picture, `mask` (B or 1, 1, h, w) is 1 where it is repainted. A run
+    that starts from `latents` under noise then arrives at `latents` outside the mask, with any solver. With those that
+    draw no fresh noise it is the blending of diffusers (Avrahami et al. 2022, Blended Latent Diffusion, algorithm 1):
+    at every level the latents under the noise that they began with.
     """
     return lambda x, sigma: torch.lerp(latents, denoise(x, sigma), mask)
 

@@ -99,9 +99,9 @@ class Plan:
         if not 0 < strength <= 1:
             raise SettingError(f"strength is {strength:g}; it must be above 0 (no change) and at most 1 (all anew).")
         if int(steps * strength) < 1:
+            least = math.ceil(100 / steps) / 100
             raise SettingError(
-                f"A strength of {strength:g} leaves none of {steps} steps: take at least {math.ceil(100 / steps) / 100:g}, "
-                "or more steps."
+                f"A strength of {strength:g} leaves none of {steps} steps: take at least {least:g}, or more steps."
             )
         levels = self.training.sigmas(SOLVERS[self.solver].terminal_alpha_bar)
         timesteps, sigmas = self._visited(steps, levels)

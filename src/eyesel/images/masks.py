@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and
 def open_mask(source: Any) -> Image.Image:
     """A mask as an image of mode L, by the luminance of what `open_image` takes."""
     picture = open_image(source, "RGBA")
-    if picture.getchannel("A").getextrema()[0] < 255:
+    if inverted(picture.getchannel("A")).getbbox() is not None:
         raise ImageError(
             "the mask has transparent parts, which could mean either: save it in black and white (white is repainted), "
             "or take alpha as the mask, to repaint where the picture itself is transparent."

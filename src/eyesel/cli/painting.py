@@ -1,0 +1,147 @@
+"""What the commands that paint share: their options, and the loop that paints and saves.
+
+The options go by the names of `Settings` and of `StableDiffusion.load`: a command's parameters are handed on by name.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eyesel.cli.options import print_json, progress
+from eyesel.errors import SettingError
+from eyesel.settings import Settings
+
+MOST_PICTURES = 10_000
+MOST_EXIF = 8_000  # characters of prompt in a JPEG or WebP, whose metadata has 64 KB in all
+INTERRUPTED = 130  # the exit code of a program that was stopped by Ctrl-C
+
+
+def _numbers(example: str, separator: str, kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """A reader of as many numbers as the example has."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        parts = text.lower().split(separator)
+        try:
+            if len(parts) != len(example.split(separator)):
+                raise ValueError
+            return tuple(kind(part) for part in parts)
+        except ValueError:
+            raise SettingError(f"{text!r} cannot be read; write for example {example}.") from None
+
+    return read
+
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP; several pictures are numbered: name-1.png, ...")
+]
+Negative = Annotated[str | None, typer.Option(help="What to stay away from.")]
+Steps = Annotated[int | None, typer.Option(help="More is slower and finer; default the checkpoint's own, else 25.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="How closely to follow the prompt, 1 is no guidance; default the checkpoint's own, else 7.5."),
+]
+GuidanceRescale = Annotated[float, typer.Option(help="How much of guidance's added contrast to take away, 0 to 1.")]
+GuidanceInterval = Annotated[
+    Any,
+    typer.Option(
+        parser=_numbers("0.28,5.42", ",", float),
+        metavar="LOW,HIGH",
+        help="Guide only at these noise levels, such as 0.28,5.42: faster.",
+    ),
+]
+Solver = Annotated[
+    str | None, typer.Option(help='euler, ddim, "DPM++ 2M Karras", turbo, ...; default the checkpoint\'s own.')
+]
+Schedule = Annotated[
+    str | None, typer.Option(help="karras, sgm_uniform, align_your_steps, ...; default the checkpoint's own.")
+]
+Eta = Annotated[float | None, typer.Option(help="The share of fresh noise, 0 to 1; default the solver's own.")]
+Rng = Annotated[str, typer.Option(help="Whose noise: cpu (diffusers, ComfyUI) or philox (AUTOMATIC1111).")]
+Seed = Annotated[int | None, typer.Option(help="The same seed paints the same picture; default random.")]
+Size = Annotated[
+    Any, typer.Option(parser=_numbers("512x768", "x", int), metavar="WIDTHxHEIGHT", help="In pixels, such as 512x768.")
+]
+ClipSkip = Annotated[
+    int | None, typer.Option(help="The text encoder's layer, from its end: 1 is the last, 2 the one before.")
+]
+Emphasis = Annotated[
+    str, typer.Option(help="What (word:1.2) does: original, no-norm, ignore, or none (brackets are plain text).")
+]
+VariationSeed = Annotated[int | None, typer.Option(help="Of the noise that the picture is varied with.")]
+VariationStrength = Annotated[float, typer.Option(help="How far to go to that noise, 0 to 1: siblings of a picture.")]
+Seamless = Annotated[bool, typer.Option("--seamless", help="Left fits right and top fits bottom: a texture.")]
+Strength = Annotated[
+    float | None, typer.Option(help="How much is made anew, up to 1; default 0.75, and 1 under a mask.")
+]
+Resize = Annotated[str, typer.Option(help="How a picture comes to --size: stretch, crop or fill.")]
+Count = Annotated[int, typer.Option("-n", help="How many pictures, from seeds seed, seed + 1, ...")]
+Enlarge = Annotated[int, typer.Option(help="Save each pixel as a square this many wide.")]
+Variant = Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")]
+Expand = Annotated[
+    Any,
+    typer.Option(
+        parser=_numbers("0,0,256,0", ",", int),
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="Pixels of new canvas to paint on, such as 0,0,256,0.",
+    ),
+]
+
+LOADING = ("device", "precision", "variant", "vae", "ema", "prediction_type", "zero_terminal_snr", "offline")
+SETTINGS = tuple(field.name for field in fields(Settings))
+
+
+def paint(
+    prompt: str, output: Path, parameters: dict[str, Any], image: str | None = None, mask: str | None = None
+) -> None:
+    """Paint `n` pictures and save each as it is done; `parameters` are those of the command."""
+    from eyesel.images import WRITABLE, check_writable
+    from eyesel.picture import check_enlargement
+    from eyesel.stable_diffusion import StableDiffusion, whole_seed
+
+    n, seed = parameters["n"], parameters["seed"]
+    settings = {name: parameters[name] for name in SETTINGS if name in parameters}
+    if not 1 <= n <= MOST_PICTURES:
+        raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
+    outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
+    for path in outputs:
+        check_writable(path, WRITABLE)
+    if output.suffix.lower() != ".png" and len(prompt) + len(settings["negative"] or "") > MOST_EXIF:
+        raise SettingError(
+            f"Prompts of over {MOST_EXIF:,} characters fit only into PNG files; write {output.stem}.png."
+        )
+
+    seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
+    if settings["variation_strength"] and settings["variation_seed"] is None:
+        settings["variation_seed"] = secrets.randbelow(2**32)
+    painter = StableDiffusion.load(parameters["model"], **{name: parameters[name] for name in LOADING})
+    check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
+    done: list[dict[str, Any]] = []
+    try:
+        with progress("painting", n) as advance:
+            for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
+                if settings["variation_strength"]:
+                    one = {**settings, "seed": seed, "variation_seed": settings["variation_seed"] + i}
+                else:
+                    one = {**settings, "seed": seed + i}
+                for painting in painter.steps(prompt, image=image, mask=mask, **one):
+                    advance(1 / painting.total)
+                picture = painting.pictures()[0]
+                picture.save(path, parameters["enlarge"])
+                done.append({"file": str(path), "seed": picture.seed, **picture.settings})
+    except KeyboardInterrupt:
+        report(done, parameters["json"])
+        typer.echo(f"eyesel: interrupted; {len(done)} of {n} pictures are finished.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    report(done, parameters["json"])
+
+
+def report(done: list[dict[str, Any]], json: bool) -> None:
+    if json:
+        print_json(done)
+        return
+    for entry in done:
+        typer.echo(f"{entry['file']}: seed {entry['seed']}, {entry['width']}x{entry['height']}, {entry['solver']}")
