@@ -145,6 +145,8 @@ class StableDiffusion:
         `image` and `mask` are what `open_image` takes, of one size; "alpha" is the mask that is white where the picture
         is transparent. With `expand` the canvas grows, and the mask may be None.
         """
+        if mask is None and settings.get("expand") is None:
+            raise SettingError("There is nothing to repaint: give a mask, or expand the canvas.")
         return self.generate(prompt, image=image, mask=mask, **settings)
 
     def steps(

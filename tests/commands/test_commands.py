@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 
@@ -61,7 +62,7 @@ def test_help_of_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
     commands = re.findall(r"^  (\w+) ", out[out.index("Commands") :], re.MULTILINE)
-    assert {"classify", "embed", "attend", "generate", "models"} <= set(commands)
+    assert {"classify", "embed", "attend", "generate", "inpaint", "models"} <= set(commands)
     for command in [
         *([c] for c in commands if c != "models"),
         ["models", "list"],
@@ -165,6 +166,105 @@ def test_generate_reads_prompts_as_a1111_does(run, painter, tmp_path):
     assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("c.png", "d.png"))) and b != c != d
 
 
+def test_generate_from_a_picture(run, painter, picture, tmp_path):
+    options = ["-m", painter, "--steps", 4, "--seed", 7]
+    code, out, _ = run("generate", "a fox", "--image", picture, "--strength", 0.5, *options, "--json")
+    [entry] = json.loads(out)
+    assert code == 0 and (entry["strength"], entry["width"], entry["height"]) == (0.5, 60, 40)
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.size == (60, 40)
+    assert run("generate", "a fox", "--image", picture, "--size", "64x64", "--resize", "crop", *options)[0] == 0
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_generate_in_two_passes_and_variations(run, painter, tmp_path):
+    options = ["-m", painter, "--steps", 2, "--size", "32x64", "--seed", 7]
+    assert run("generate", "a fox", *options, "--hires", 1.5, "--hires-upscaler", "lanczos", "-o", "a.png")[0] == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (48, 96)
+    varied = ["--variation-seed", 3, "--variation-strength", 0.2]
+    code, out, _ = run("generate", "a fox", *options, *varied, "-n", 2, "-o", "v.png", "--json")
+    assert code == 0
+    assert [(entry["seed"], entry["variation_seed"]) for entry in json.loads(out)] == [(7, 3), (7, 4)]
+    first, second = (np.asarray(Image.open(tmp_path / f"v-{i}.png")) for i in (1, 2))
+    assert not np.array_equal(first, second)
+    assert run("generate", "a fox", *options, "--variation-seed", 4, "--variation-strength", 0.2, "-o", "w.png")[0] == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "w.png")), second)
+
+
+@pytest.fixture
+def mask(tmp_path):
+    image = Image.new("L", (60, 40))
+    image.paste(255, (10, 5, 30, 25))
+    image.save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--only-masked", "--padding", 4, "--size", "64x64"],
+        ["--fill", "noise", "--strength", 0.9],
+        ["--fill", "fill", "--invert"],
+        ["--expand", "8,0,0,16"],
+    ],
+    ids=str,
+)
+def test_inpaint_keeps_the_rest_bit_for_bit(run, painter, picture, mask, tmp_path, options):
+    command = ["inpaint", picture, mask, "a fox", "-m", painter, "--steps", 2, "--seed", 7, "-o", "out.png"]
+    assert run(*command, "--mask-blur", 2, *options)[0] == 0
+    before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("picture.png", "out.png"))
+    if "--expand" in options:
+        assert after.shape == (56, 68, 3)
+        after = after[:40, 8:]
+    kept = np.asarray(Image.open(mask)) == (255 if "--invert" in options else 0)
+    far = np.ones_like(kept)  # from what is repainted: 5 pixels, the reach of the blur
+    for y, x in np.argwhere(~kept):
+        far[max(y - 5, 0) : y + 6, max(x - 5, 0) : x + 6] = False
+    if "--expand" in options:
+        far[-5:] = far[:, :5] = False
+    assert far.sum() >= 100 and np.array_equal(before[far], after[far])
+    assert not np.array_equal(before[~kept], after[~kept])
+
+
+def test_inpaint_where_the_picture_is_transparent_or_new(run, painter, picture, tmp_path):
+    options = ["a fox", "-m", painter, "--steps", 1, "--seed", 7, "-o", "out.png"]
+    clear = Image.open(picture).convert("RGBA")
+    clear.paste((0, 0, 0, 0), (0, 0, 30, 40))
+    clear.save(tmp_path / "clear.png")
+    assert run("inpaint", "clear.png", "alpha", *options)[0] == 0
+    assert run("inpaint", picture, "none", *options, "--expand", "0,0,20,0")[0] == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (80, 40)
+
+
+def test_inpaint_with_a_checkpoint_made_for_it(run, picture, mask, tmp_path):
+    folder = write_standard_painter(tmp_path / "model", "sd1", in_channels=9)
+    options = ["-m", folder, "--steps", 1, "--seed", 7]
+    assert run("inpaint", picture, mask, "a fox", *options, "-o", "out.png")[0] == 0
+    refused(run("generate", "a fox", *options, "-o", "x.png"), "inpainting checkpoint", "mask")
+    refused(run("generate", "a fox", "--image", picture, *options, "-o", "x.png"), "inpainting checkpoint", "mask")
+
+
+def test_an_interrupted_series_keeps_what_is_finished(run, painter, tmp_path, monkeypatch):
+    """Ctrl-C when the third of five pictures has been painted and is to be saved."""
+    from eyesel.picture import Picture
+
+    save = Picture.save
+
+    def interrupted(self, path, *options):
+        if path.name == "picture-3.png":
+            os.kill(os.getpid(), signal.SIGINT)
+        save(self, path, *options)
+
+    monkeypatch.setattr(Picture, "save", interrupted)
+    code, out, err = run("generate", "a fox", "-m", painter, "--steps", 2, "-n", 5)
+    assert code == 130 and "2 of 5 pictures are finished" in err
+    assert len(out.splitlines()) == 2 and files(tmp_path) == ["picture-1.png", "picture-2.png"]
+
+
 def test_models(run, painter, classifier):
     code, out, _ = run("models", "list", "--json")
     assert code == 0 and {(m["name"], m["kind"]) for m in json.loads(out)} >= {
@@ -261,6 +361,62 @@ def test_generate_refuses(run, painter, tmp_path, options, words):
     model = [] if "--model" in options else ["--model", painter]
     refused(run("generate", "a fox", *model, *options), *words)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["picture.png", "other.png"], ["59x40", "60x40"]),
+        (["picture.png", "black.png"], ["all black"]),
+        (["picture.png", "missing.png"], ["missing.png"]),
+        (["missing.png", "mask.png"], ["missing.png"]),
+        (["picture.png", "clear.png"], ["transparent", "black and white"]),
+        (["picture.png", "alpha"], ["no transparent part"]),
+        (["picture.png", "none"], ["mask"]),
+        (["picture.png", "none", "--expand", "0,0,0,0"], ["0,0,0,0"]),
+        (["picture.png", "none", "--expand", "0,0,8"], ["0,0,8", "0,0,256,0"]),
+        (["picture.png", "none", "--expand", "0,0,-8,0"], ["expand", "-8"]),
+        (["picture.png", "none", "--expand", "9000,0,0,0"], ["9064", "8192"]),
+        (["picture.png", "mask.png", "--fill", "water"], ["water", "nothing"]),
+        (["picture.png", "mask.png", "--mask-blur", "-1"], ["mask_blur", "-1"]),
+        (["picture.png", "mask.png", "--padding", "5"], ["padding", "only_masked"]),
+        (["picture.png", "mask.png", "--strength", "0"], ["strength", "0"]),
+        (["picture.png", "mask.png", "--strength", "1.5"], ["strength", "1.5"]),
+        (["picture.png", "mask.png", "--strength", "0.01"], ["0.01", "0.5"]),
+    ],
+)
+def test_inpaint_refuses(run, painter, picture, mask, tmp_path, arguments, words):
+    Image.new("L", (60, 40)).save(tmp_path / "black.png")
+    Image.new("L", (59, 40), 255).save(tmp_path / "other.png")
+    Image.new("LA", (60, 40), (255, 9)).save(tmp_path / "clear.png")
+    before = files(tmp_path)
+    image, shape, *options = arguments
+    options += ["-m", painter, "--steps", 2, "-o", "out.png"]
+    refused(run("inpaint", image, shape, "a fox", *options), *words)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--strength", "0.5"], ["strength", "image"]),
+        (["--image", "missing.png"], ["missing.png"]),
+        (["--image", "picture.png", "--hires", "2"], ["hires", "image"]),
+        (["--image", "picture.png", "--resize", "squash"], ["squash", "stretch"]),
+        (["--hires", "0.5"], ["hires", "0.5"]),
+        (["--hires", "2", "--hires-strength", "0"], ["strength", "0"]),
+        (["--hires", "2", "--hires-upscaler", "magic"], ["magic", "latent"]),
+        (["--hires", "8", "--size", "2048x2048"], ["16384"]),
+        (["--hires-steps", "5"], ["hires_steps", "hires"]),
+        (["--variation-seed", "5"], ["variation_seed", "variation_strength"]),
+        (["--variation-strength", "2"], ["variation_strength", "2"]),
+    ],
+)
+def test_generate_refuses_what_does_not_fit_together(run, painter, picture, tmp_path, options, words):
+    if "--size" not in options:
+        options = [*options, "--size", "64x64"]
+    refused(run("generate", "a fox", "-m", painter, *options, "-o", "out.png"), *words)
+    assert files(tmp_path) == ["picture.png"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import typer
 
 from eyesel.cli import painting as p
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
+from eyesel.errors import SettingError
 
 
 def inpaint(
@@ -71,4 +72,6 @@ def inpaint(
 
     Example: eyesel inpaint photo.png mask.png "a small owl on a blue background" --only-masked -o repainted.png
     """
+    if mask == "none" and expand is None:
+        raise SettingError("A mask of none repaints nothing: give a mask, or --expand the canvas.")
     p.paint(prompt, output, context.params, image=image, mask=None if mask == "none" else mask)
