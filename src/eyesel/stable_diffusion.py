@@ -222,7 +222,7 @@ class StableDiffusion:
             first = noise.to(self.device, torch.float32)
 
         settings = {
-            "negative": negative or "",
+            "negative": negative,
             "steps": steps,
             "guidance": guidance,
             "guidance_rescale": guidance_rescale,

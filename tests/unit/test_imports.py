@@ -23,9 +23,10 @@ ALLOWED = {
     "weights": {"fields", "models", "nn", "text"},
     "classifier": {*MODELS, "fields", "taps", "images"},
     "conditioning": {"models", "text"},
-    "picture": {"images"},
+    "infotext": {"fields", "diffusion"},
+    "picture": {"images", "infotext", "__init__"},
     "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},
-    "cli": {"classifier", "stable_diffusion", "picture", "images", "weights", "__init__"},
+    "cli": {"classifier", "stable_diffusion", "picture", "infotext", "images", "weights", "__init__"},
     "__init__": {"classifier", "stable_diffusion", "images", "picture"},
 }
 
@@ -42,6 +43,7 @@ THIRD_PARTY = {
     "conditioning": {"torch"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "classifier": {"torch", "numpy", "PIL"},
+    "infotext": set(),
     "picture": {"torch", "PIL"},
     "stable_diffusion": {"torch", "PIL"},
     "cli": {"typer", "rich", "numpy"},

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from eyesel import __version__
-from eyesel.cli import attend, classify, embed, generate, models
+from eyesel.cli import attend, classify, embed, generate, models, show
 from eyesel.errors import EyeselError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(classify.classify)
 app.command()(embed.embed)
 app.command()(attend.attend)
 app.command()(generate.generate)
+app.command()(show.show)
 app.add_typer(models.app, name="models")
 
 

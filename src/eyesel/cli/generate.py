@@ -3,6 +3,7 @@ from typing import Annotated
 
 import typer
 
+from eyesel.cli.again import From
 from eyesel.cli.options import (
     Device,
     Ema,
@@ -18,14 +19,20 @@ from eyesel.cli.options import (
 )
 
 MOST_PICTURES = 10_000
-MOST_EXIF = 8_000  # characters of prompt in a JPEG or WebP, whose metadata has 64 KB in all
+ENTRIES = 6_000  # bytes: what the settings of a picture take at most in a JPEG, besides the prompts
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to paint, at any length.", metavar="PROMPT")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help="What to paint, at any length; default what --from says.", metavar="PROMPT", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP; several pictures are numbered: name-1.png, ...")
     ] = Path("picture.png"),
+    from_: From = None,
     model: Model = "tiny",
     negative: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
     steps: Annotated[
@@ -67,6 +74,9 @@ def generate(
     ] = "original",
     n: Annotated[int, typer.Option("-n", help="How many pictures, from seeds seed, seed + 1, ...")] = 1,
     enlarge: Annotated[int, typer.Option(help="Save each pixel as a square this many wide.")] = 1,
+    model_hash: Annotated[
+        bool, typer.Option("--model-hash", help="Write down the hash of the model's file, by which Civitai finds it.")
+    ] = False,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -86,26 +96,31 @@ def generate(
     Example: eyesel generate "a large fox on a blue background" --seed 7 -o fox.png
     """
     import secrets
+    from dataclasses import replace
 
+    from eyesel import infotext
     from eyesel.errors import SettingError
-    from eyesel.images import WRITABLE, check_writable
+    from eyesel.images import WRITABLE, check_room, check_writable
 
+    if prompt is None:
+        raise SettingError("There is no prompt: say what to paint, or name a painted picture with --from.")
     if not 1 <= n <= MOST_PICTURES:
         raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
     wanted, interval = _size(size), _interval(guidance_interval)
-    if output.suffix.lower() != ".png" and len(prompt) + len(negative or "") > MOST_EXIF:
-        raise SettingError(
-            f"Prompts of over {MOST_EXIF:,} characters fit only into PNG files; write {output.stem}.png."
-        )
+    check_room(output, infotext.metadata({"prompt": prompt, "negative": negative}), spare=ENTRIES)
 
     from eyesel.picture import check_enlargement
     from eyesel.stable_diffusion import StableDiffusion, whole_seed
+    from eyesel.weights.hash import short_hash
+    from eyesel.weights.hub import resolve
 
     seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
 
+    checkpoint = resolve(model, kind="painter", variant=variant, offline=offline)
+    hashed = {"model_hash": short_hash(checkpoint)} if model_hash else {}
     painter = StableDiffusion.load(
         model,
         device=device,
@@ -140,6 +155,7 @@ def generate(
                 advance()
                 last = painting
             picture = last.pictures()[0]
+            picture = replace(picture, settings=picture.settings | hashed)
             picture.save(path, enlarge)
             done.append({"file": str(path), "seed": picture.seed, **picture.settings})
     if json:

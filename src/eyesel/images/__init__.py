@@ -5,7 +5,7 @@ see the same pixels.
 """
 
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
-from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image, written_whole
+from eyesel.images.files import WRITABLE, check_room, check_writable, read_metadata, save_image, written_whole
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
@@ -16,6 +16,7 @@ __all__ = [
     "READABLE",
     "WRITABLE",
     "ImageTransform",
+    "check_room",
     "check_writable",
     "find_images",
     "from_pil",
