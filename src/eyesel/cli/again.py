@@ -1,12 +1,11 @@
 """The option --from: what a painted picture says of its settings, under what the person types."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 
-def _fill_in(context: typer.Context, source: Path | None) -> Path | None:
+def _fill_in(context: typer.Context, source: str | None) -> str | None:
     """Make the picture's settings the defaults of the command's other options."""
     if source is None:
         return None
@@ -23,7 +22,7 @@ def _fill_in(context: typer.Context, source: Path | None) -> Path | None:
     return source
 
 
-def _option(source: Path, name: str, value: Any) -> Any:
+def _option(source: str, name: str, value: Any) -> Any:
     """A setting in the form in which it is typed."""
     if name == "model":
         return lambda: _here(source, value)  # called unless a model was typed
@@ -32,7 +31,7 @@ def _option(source: Path, name: str, value: Any) -> Any:
     return ",".join(map(repr, value)) if isinstance(value, tuple) else value
 
 
-def _here(source: Path, model: str) -> str:
+def _here(source: str, model: str) -> str:
     """The picture's model, if it is on this machine: a picture must not be able to start a download."""
     from textwrap import shorten
 
@@ -51,7 +50,7 @@ def _here(source: Path, model: str) -> str:
 
 
 From = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--from",
         metavar="PICTURE",

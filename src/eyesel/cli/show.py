@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    pictures: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="PICTURE...")],
+    pictures: Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files.", metavar="PICTURE...")],
     json: Json = False,
 ) -> None:
     """Show how pictures were painted: by eyesel, AUTOMATIC1111, Forge, stable-diffusion.cpp, ComfyUI, InvokeAI, ...
@@ -20,23 +19,23 @@ def show(
     from eyesel.errors import ImageError
     from eyesel.picture import read_record
 
-    records, problems = {}, []
+    records, problems = [], []
     for path in pictures:
         try:
-            records[path] = read_record(path)
+            records.append((path, read_record(path)))
         except ImageError as error:  # the others are shown all the same
             problems.append(error)
     if json and records:
-        print_json([{"file": str(path), **vars(record)} for path, record in records.items()])
+        print_json([{"file": path, **vars(record)} for path, record in records])
     elif records:
-        typer.echo("\n\n".join("\n".join(_lines(path, record)) for path, record in records.items()))
+        typer.echo("\n\n".join("\n".join(_lines(path, record)) for path, record in records))
     for problem in problems:
         typer.echo(f"eyesel: {problem}", err=True)
     if problems:
         raise typer.Exit(2)
 
 
-def _lines(path: Path, record: "Record") -> list[str]:
+def _lines(path: str, record: "Record") -> list[str]:
     from eyesel.infotext import printable
 
     settings = dict(record.settings)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from eyesel.errors import SettingError
 from eyesel.infotext import comfyui, invokeai
 from eyesel.infotext.rows import Settings
-from eyesel.infotext.text import UNKNOWN, format, parse
+from eyesel.infotext.text import UNKNOWN, check_length, format, parse
 
 TEXT, OWN = "parameters", "eyesel"  # the names under which files keep the two
 KNOWN = tuple(field.name for field in fields(Settings))
@@ -52,6 +52,7 @@ def read(metadata: Mapping[str, str]) -> Record | None:
 
 
 def _own(text: str, other: str | None) -> Record:
+    check_length(text)
     try:
         record = json.loads(text, parse_constant=_refuse)
         said = {name: _tuples(value) for name, value in record.items() if name in KNOWN and value is not None}

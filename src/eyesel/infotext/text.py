@@ -87,8 +87,7 @@ def parse(text: str) -> dict[str, Any]:
     the CPU) and, for the samplers of k-diffusion, their own schedule. Without a line of entries all of the text is the
     prompt. Raises `SettingError` where a value cannot be read.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise SettingError(f"the text has {len(text):,} characters, more than the {MAX_CHARACTERS:,} that are read.")
+    check_length(text)
     lines = text.replace("\r\n", "\n").removesuffix("\0").split("\n")
     last = _line_of_entries(lines)
     prompt, negative = _prompts(lines if last is None else lines[:last])
@@ -102,6 +101,11 @@ def parse(text: str) -> dict[str, Any]:
         name, _, value = line.partition(":")
         entries.setdefault(name.strip(), value.strip())
     return settings | _understood(entries)
+
+
+def check_length(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise SettingError(f"the text has {len(text):,} characters, more than the {MAX_CHARACTERS:,} that are read.")
 
 
 def _line_of_entries(lines: list[str]) -> int | None:
@@ -128,18 +132,18 @@ def _entries(line: str) -> list[tuple[str | None, str]]:
     """The names and values of a line. Values may be quoted as JSON, or be JSON. What stands without a name is given as
     it is, unless the value before it has opened a bracket.
     """
-    entries: list[tuple[str | None, str]] = []
+    entries: list[tuple[str | None, list[str]]] = []
     at = 0
     while at < len(line):
         name = _NAME.match(line, at)
         value, at = _value(line, name.end() if name else at)
         if name:
-            entries.append((name[1], value))
-        elif entries and entries[-1][1].startswith(_OPENING):
-            entries[-1] = entries[-1][0], f"{entries[-1][1]}, {value}"
+            entries.append((name[1], [value]))
+        elif entries and entries[-1][1][0].startswith(_OPENING):
+            entries[-1][1].append(value)
         elif value:
-            entries.append((None, value))
-    return entries
+            entries.append((None, [value]))
+    return [(name, ", ".join(values)) for name, values in entries]
 
 
 def _value(line: str, start: int) -> tuple[str, int]:
