@@ -85,7 +85,7 @@ def settings_from(path: str | Path) -> dict[str, Any]:
     record = read_record(path)
     settings = dict(record.settings)
     if "prompt" not in settings:
-        raise ImageError(f"{path} was painted by {record.program} in a way that cannot be read here: give its prompt.")
+        raise ImageError(f"{path} is of {record.program}, and its prompt was not found: type the settings by hand.")
     for name in ("version", "model_hash"):
         settings.pop(name, None)
     if "width" in settings and "height" in settings:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+import eyesel
 from command_line import files, refused
 from eyesel.images import read_metadata, save_image
 from tiny_models import write_painter, write_standard_painter
@@ -35,8 +36,9 @@ def pixels(path):
         return np.asarray(image)
 
 
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize(
+    ("how", "suffix"), [*((how, ".png") for how in HOWS), ("guidance", ".jpg"), ("guidance", ".webp"), ("text", ".jpg")]
+)
 def test_the_same_picture_again(run, painter, tmp_path, how, suffix):
     first = ["generate", PROMPT, "-m", painter, "--steps", 3, "--seed", 7, *HOWS[how]]
     assert run(*first, "-o", f"a{suffix}")[0] == 0
@@ -52,6 +54,18 @@ def test_the_same_picture_of_the_bundled_model_and_of_sdxl(run, xl, tmp_path, op
         assert run("generate", "a small owl", "-m", model, *options, "--enlarge", 2, "-o", "a.png")[0] == 0
         assert run("generate", "--from", "a.png", "--enlarge", 2, "-o", "b.png")[0] == 0
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_same_picture_in_python(painter, tmp_path):
+    easel = eyesel.StableDiffusion.load(painter)
+    how = {"solver": "Euler a", "guidance_interval": (0.1, 5.0), "size": (40, 64), "emphasis": "No norm", "steps": 2}
+    first = easel.generate(["a fox", "an owl"], negative="red", seed=7, **how)[1]
+    first.save(tmp_path / "a.webp")
+    settings = eyesel.settings_from(tmp_path / "a.webp")
+    again = eyesel.StableDiffusion.load(settings.pop("model")).generate(**settings)
+    assert np.array_equal(np.asarray(first.image), np.asarray(again.image))
+    assert (again.seed, again.settings) == (8, first.settings)
+    assert eyesel.Picture.open(tmp_path / "a.webp").parameters == again.parameters
 
 
 def test_what_is_typed_comes_first(run, painter, tmp_path):
