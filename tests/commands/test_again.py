@@ -59,7 +59,7 @@ def test_the_same_picture_of_the_bundled_model_and_of_sdxl(run, xl, tmp_path, op
 def test_the_same_picture_in_python(painter, tmp_path):
     easel = eyesel.StableDiffusion.load(painter)
     how = {"solver": "Euler a", "guidance_interval": (0.1, 5.0), "size": (40, 64), "emphasis": "No norm", "steps": 2}
-    first = easel.generate(["a fox", "an owl"], negative="red", seed=7, **how)[1]
+    first = easel.generate("a fox", negative="red", seed=8, **how)
     first.save(tmp_path / "a.webp")
     settings = eyesel.settings_from(tmp_path / "a.webp")
     again = eyesel.StableDiffusion.load(settings.pop("model")).generate(**settings)

@@ -424,6 +424,7 @@ def test_values_that_make_no_sense(entry, words):
         "a:{" + '"b":[1,' * 100_000,
         "a:[" + "1," * 400_000,
         ", " * 400_000,
+        ("a" + " " * 999 + ",") * 900,
         "\n" * 900_000,
         "Steps: 1, \n" * 80_000,
         "Negative prompt:\n" * 50_000,

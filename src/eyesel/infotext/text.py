@@ -122,8 +122,8 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
     return "\n".join(lines[:start]), "\n".join(negative)
 
 
-_NAME = re.compile(r"\s*(\w[\w \-/]{0,99}?)\s*:\s*")
-_NEXT = re.compile(r"\s*(?:,|$)")
+_NAME = re.compile(r"\s*+(\w[\w \-/]{0,99}+):\s*+")
+_NEXT = re.compile(r"\s*+(?:,|$)")
 _DECODER = json.JSONDecoder(strict=False)
 _OPENING = ('"', "[", "{")
 
@@ -138,7 +138,7 @@ def _entries(line: str) -> list[tuple[str | None, str]]:
         name = _NAME.match(line, at)
         value, at = _value(line, name.end() if name else at)
         if name:
-            entries.append((name[1], [value]))
+            entries.append((name[1].rstrip(), [value]))
         elif entries and entries[-1][1][0].startswith(_OPENING):
             entries[-1][1].append(value)
         elif value:
