@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eyesel.errors import SettingError as SettingError
     from eyesel.images import open_image as open_image
     from eyesel.picture import Picture as Picture
+    from eyesel.picture import settings_from as settings_from
     from eyesel.stable_diffusion import StableDiffusion as StableDiffusion
 
 # Loaded on first use, so that `import eyesel` (and `eyesel --help`) does not wait for torch.
@@ -28,6 +29,7 @@ _HOME = {
     "SettingError": "errors",
     "open_image": "images",
     "Picture": "picture",
+    "settings_from": "picture",
     "StableDiffusion": "stable_diffusion",
 }
 

@@ -1,17 +1,19 @@
 """What the easel gives back: finished pictures with their settings, and pictures in the making."""
 
-import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from eyesel.errors import SettingError
-from eyesel.images import MAX_PIXELS, save_image
+from eyesel import __version__, infotext
+from eyesel.errors import ImageError, SettingError
+from eyesel.images import MAX_PIXELS, open_image, read_metadata, save_image
 
 
 def check_enlargement(size: tuple[int, int], factor: int) -> None:
@@ -32,31 +34,23 @@ class Picture:
     seed: int
     settings: dict[str, Any]
 
+    @classmethod
+    def open(cls, path: str | Path) -> "Picture":
+        """A picture that was saved, or painted by a program whose records are understood, and its settings."""
+        settings = read_record(path).settings
+        if "seed" not in settings:
+            raise ImageError(f"{path} does not say the seed that it was painted from: open it with open_image.")
+        return cls(open_image(path), settings.pop("seed"), settings)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What its file keeps: the settings, the seed, and the version that painted it."""
+        return {"version": f"eyesel {__version__}", **self.settings, "seed": self.seed}
+
     @property
     def parameters(self) -> str:
         """The settings as the text that AUTOMATIC1111 writes into its pictures, and other programs read."""
-        s = self.settings
-        lines = [s["prompt"]]
-        if s["negative"]:
-            lines.append(f"Negative prompt: {s['negative']}")
-        interval = s["guidance_interval"]
-        entries = {
-            "Steps": s["steps"],
-            "Sampler": s["solver"],
-            "Schedule type": s["schedule"],
-            "CFG scale": f"{s['guidance']:g}",
-            "Guidance rescale": s["guidance_rescale"] or None,
-            "Guidance interval": interval and f"{interval[0]:g}-{interval[1]:g}",
-            "Seed": self.seed,
-            "Size": f"{s['width']}x{s['height']}",
-            "Model": s["model"],
-            "Clip skip": s["clip_skip"],
-            "Eta": s["eta"],
-            "RNG": "NV" if s["rng"] == "philox" else None,
-            "Emphasis": s["emphasis"].capitalize() if s["emphasis"] != "original" else None,
-        }
-        lines.append(", ".join(f"{name}: {value}" for name, value in entries.items() if value is not None))
-        return "\n".join(lines)
+        return infotext.format(self.record)
 
     def enlarged(self, factor: int) -> Image.Image:
         """Each pixel as a square of `factor` pixels: how small pictures are best looked at."""
@@ -65,8 +59,49 @@ class Picture:
 
     def save(self, path: str | Path, enlarge: int = 1) -> None:
         """Write a PNG, JPEG or WebP with prompt, seed and settings in its metadata."""
-        metadata = {"parameters": self.parameters, "eyesel": json.dumps({**self.settings, "seed": self.seed})}
-        save_image(self.enlarged(enlarge), path, metadata)
+        save_image(self.enlarged(enlarge), path, infotext.metadata(self.record))
+
+
+def read_record(path: str | Path) -> infotext.Record:
+    """What the file of a picture says about how it was painted; `ImageError` where it says nothing."""
+    texts = read_metadata(path)
+    try:
+        record = infotext.read(texts)
+    except SettingError as error:
+        raise ImageError(f"{path} does not say clearly how it was painted: {error}") from None
+    if record is None:
+        raise ImageError(f"{path} does not say how it was painted: its settings were never in it, or were removed.")
+    return record
+
+
+def settings_from(path: str | Path) -> dict[str, Any]:
+    """The settings that paint a picture again: the keywords of `StableDiffusion.steps`, and the name of its `model`.
+
+        settings = settings_from("fox.png")
+        StableDiffusion.load(settings.pop("model")).generate(**settings)
+
+    What the file says besides is told in a warning. Raises `ImageError`.
+    """
+    record = read_record(path)
+    settings = dict(record.settings)
+    if "prompt" not in settings:
+        raise ImageError(f"{path} is of {record.program}, and its prompt was not found: type the settings by hand.")
+    for name in ("version", "model_hash"):
+        settings.pop(name, None)
+    if "width" in settings and "height" in settings:
+        settings["size"] = settings.pop("width"), settings.pop("height")
+    outside = [lora for lora in settings.pop("loras", ()) if f"<lora:{lora[0]}" not in settings["prompt"]]
+    if outside:
+        settings["loras"] = outside
+    if record.otherwise:
+        warnings.warn(f"{path} was edited; its text says {_told(record.otherwise)}, which is not taken", stacklevel=2)
+    if record.unknown:
+        warnings.warn(f"{path} also says what means nothing here: {_told(record.unknown)}", stacklevel=2)
+    return settings
+
+
+def _told(said: dict[str, Any]) -> str:
+    return shorten(infotext.printable(", ".join(f"{name}: {value}" for name, value in said.items())), 300)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ class Settings:
     schedule: str | None = None
     eta: float | None = None
     rng: str = "cpu"
-    size: tuple[int, int] | None = None
+    size: tuple[Count, Count] | None = None
     clip_skip: int | None = None
     emphasis: str = "original"
     variation_seed: Annotated[int, range(2**64)] | None = None
@@ -106,25 +106,29 @@ class Settings:
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
         return cls(**values)
 
-    def check_for(self, image: bool, mask: bool) -> None:
-        """Refuse what would do nothing, without a picture to start from, or a mask, or the setting that it serves."""
-        masked = mask or self.expand is not None
-        needs = [
+    def _needs(self, image: bool, mask: bool) -> list[tuple[bool, str, tuple[str, ...]]]:
+        """Whether something is there, what it is, and the settings that mean nothing without it."""
+        masked = image and (mask or self.expand is not None)
+        return [
             (image, "an image", ("strength", "resize", "expand")),
             (masked, "a mask", ("mask_blur", "fill", "only_masked", "invert")),
-            (self.only_masked, "only_masked", ("padding",)),
+            (masked and self.only_masked, "only_masked", ("padding",)),
             (self.hires is not None, "hires", ("hires_steps", "hires_strength", "hires_upscaler")),
             (self.variation_strength > 0, "a variation_strength above 0", ("variation_seed",)),
             (not image, "no image", ("hires",)),
         ]
+
+    def check_for(self, image: bool, mask: bool) -> None:
+        """Refuse what would do nothing, without a picture to start from, or a mask, or the setting that it serves."""
         if mask and not image:
             raise SettingError("There is a mask and no image that it belongs to: give both.")
-        for given, what, names in needs:
-            for field in fields(self):
-                value = getattr(self, field.name)
-                if field.name in names and value != field.default and not given:
-                    raise SettingError(f"{field.name} is {value!r}, which needs {what}: give that, or leave it out.")
+        defaults = {field.name: field.default for field in fields(self)}
+        for given, what, names in self._needs(image, mask):
+            for name in names:
+                if not given and (value := getattr(self, name)) != defaults[name]:
+                    raise SettingError(f"{name} is {value!r}, which needs {what}: give that, or leave it out.")
 
-    def chosen(self) -> dict[str, Any]:
-        """All of them, for the record."""
-        return asdict(self)
+    def record(self, image: bool, mask: bool) -> dict[str, Any]:
+        """Those that mean something for a call with or without a picture and a mask."""
+        idle = {name for given, _, names in self._needs(image, mask) if not given for name in names}
+        return {name: value for name, value in asdict(self).items() if name not in idle}

@@ -276,24 +276,26 @@ class StableDiffusion:
             images = [canvas.pasted(painted) for painted in images]
             size = size if call.settings.only_masked else canvas.whole.size
         record = {
-            **call.settings.chosen(),
+            **call.settings.record(image=canvas is not None, mask=canvas is not None and canvas.mask is not None),
             "steps": call.steps,
             "guidance": call.guidance,
-            "strength": strength,
-            "emphasis": emphasis_mode(call.settings.emphasis),
-            "negative": call.settings.negative or "",
             "solver": call.plan.solver,
             "schedule": call.plan.spread,
+            "emphasis": emphasis_mode(call.settings.emphasis),
             "width": size[0],
             "height": size[1],
             "model": self.name,
         }
         del record["size"]
-        others = [None] * len(images) if call.variation is None else call.variation.seeds
-        return [
-            Picture(image, seed, {"prompt": prompt, **record, "variation_seed": other})
-            for image, seed, prompt, other in zip(images, call.seeds, call.prompts, others, strict=True)
-        ]
+        pictures = []
+        for i, image in enumerate(images):
+            own = {"prompt": call.prompts[i], **record}
+            if strength is not None:
+                own["strength"] = strength
+            if call.variation is not None:
+                own["variation_seed"] = call.variation.seeds[i]
+            pictures.append(Picture(image, call.seeds[i], own))
+        return pictures
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Scaled latents (B, channels, h, w) of RGB pictures of one size, in float32: the mean of what they may be."""

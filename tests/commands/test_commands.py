@@ -4,47 +4,16 @@ import json
 import os
 import re
 import signal
-import sys
-import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from eyesel.cli import main
+from command_line import files, refused
+from eyesel import __version__
 from eyesel.images import read_metadata
-from tiny_models import write_classifier, write_painter, write_standard_painter
-
-
-@pytest.fixture(scope="session")
-def classifier(tmp_path_factory):
-    return write_classifier(tmp_path_factory.mktemp("classifier"))
-
-
-@pytest.fixture(scope="session")
-def painter(tmp_path_factory):
-    return write_painter(tmp_path_factory.mktemp("painter"), "sd1")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `eyesel ARGS` in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*args):
-        monkeypatch.setattr(sys, "argv", ["eyesel", *map(str, args)])
-        code = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")  # as in a process of its own, where they are notes and not errors
-            try:
-                main()
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return command
+from tiny_models import write_classifier, write_standard_painter
 
 
 @pytest.fixture
@@ -54,15 +23,11 @@ def picture(tmp_path):
     return path
 
 
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_help_of_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
     commands = re.findall(r"^  (\w+) ", out[out.index("Commands") :], re.MULTILINE)
-    assert {"classify", "embed", "attend", "generate", "inpaint", "models"} <= set(commands)
+    assert {"classify", "embed", "attend", "generate", "inpaint", "show", "models"} <= set(commands)
     for command in [
         *([c] for c in commands if c != "models"),
         ["models", "list"],
@@ -124,7 +89,7 @@ def test_generate_same_seed_same_picture(run, painter, tmp_path):
     assert np.array_equal(a, b2) and not np.array_equal(a, b1)
 
     metadata = read_metadata(tmp_path / "a.png")
-    assert metadata["parameters"].startswith("a fox, böse\nNegative prompt: red\nSteps: 2, Sampler: euler_ancestral,")
+    assert metadata["parameters"].startswith("a fox, böse\nNegative prompt: red\nSteps: 2, Sampler: Euler a,")
     assert "Seed: 7, Size: 64x64" in metadata["parameters"]
     assert json.loads(metadata["eyesel"])["seed"] == 7
 
@@ -138,9 +103,9 @@ def test_generate_writes_down_how(run, painter, tmp_path):
     assert (entry["solver"], entry["schedule"], entry["eta"], entry["rng"]) == ("dpmpp_2m_sde", "karras", 0.5, "philox")
     assert (entry["guidance_rescale"], entry["guidance_interval"]) == (0.7, [0.28, 5.42])
     parameters = read_metadata(tmp_path / "picture.png")["parameters"]
-    assert "Sampler: dpmpp_2m_sde, Schedule type: karras, CFG scale: 7.5" in parameters
-    assert "Guidance rescale: 0.7, Guidance interval: 0.28-5.42, Seed: 7" in parameters
-    assert parameters.endswith("Eta: 0.5, RNG: NV")
+    assert "Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 64x64, Model: " in parameters
+    end = f"RNG: NV, Eta: 0.5, Guidance rescale: 0.7, Guidance interval: 0.28-5.42, Version: eyesel {__version__}"
+    assert parameters.endswith(end)
 
 
 def test_generate_enlarged_and_other_sizes(run, painter, tmp_path):
@@ -158,7 +123,7 @@ def test_generate_reads_prompts_as_a1111_does(run, painter, tmp_path):
         "b.png: seed 1, 64x64, pndm\n",
         "",
     )
-    assert read_metadata(tmp_path / "b.png")["parameters"].endswith(", Clip skip: 2, Emphasis: No norm")
+    assert read_metadata(tmp_path / "b.png")["parameters"].count(", Clip skip: 2, RNG: CPU, Emphasis: No norm, ") == 1
     assert "Clip skip" not in read_metadata(tmp_path / "a.png")["parameters"]
     assert run("generate", r"a \(fox\)", *options, "-o", "c.png")[0] == 0
     assert run("generate", "a (fox)", *options, "-o", "d.png", "--emphasis", "none")[0] == 0
@@ -308,16 +273,6 @@ def test_convert_show_and_generate(run, standard, tmp_path):
 
 
 # --- what is refused: one sentence on standard error, exit code 2, nothing written
-
-
-def refused(result, *words):
-    code, out, err = result
-    assert code == 2, (code, out, err)
-    assert out == ""
-    assert len(err.strip().splitlines()) == 1, err
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err, err
 
 
 @pytest.mark.parametrize(

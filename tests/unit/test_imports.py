@@ -27,7 +27,6 @@ ALLOWED = {
     "script": {"conditioning", "diffusion", "models", "text"},
     "passes": {"conditioning", "diffusion", "models", "script", "settings"},
     "canvas": {"images", "settings"},
-    "picture": {"images"},
     "stable_diffusion": {
         *MODELS,
         "canvas",
@@ -40,7 +39,9 @@ ALLOWED = {
         "taps",
         "text",
     },
-    "cli": {"classifier", "stable_diffusion", "settings", "picture", "images", "weights", "__init__"},
+    "cli": {"classifier", "stable_diffusion", "settings", "picture", "infotext", "images", "weights", "__init__"},
+    "infotext": {"fields", "diffusion"},
+    "picture": {"images", "infotext", "__init__"},
     "__init__": {"classifier", "stable_diffusion", "images", "picture"},
 }
 
@@ -61,6 +62,7 @@ THIRD_PARTY = {
     "canvas": {"PIL"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "classifier": {"torch", "numpy", "PIL"},
+    "infotext": set(),
     "picture": {"torch", "PIL"},
     "stable_diffusion": {"torch", "numpy", "PIL"},
     "cli": {"typer", "rich", "numpy"},

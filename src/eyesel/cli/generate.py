@@ -4,13 +4,15 @@ from typing import Annotated
 import typer
 
 from eyesel.cli import painting as p
+from eyesel.cli.again import From
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
 
 
 def generate(
     context: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What to paint, at any length.", metavar="PROMPT")],
+    prompt: p.Prompt = None,
     output: p.Output = Path("picture.png"),
+    from_: From = None,
     model: Model = "tiny",
     negative: p.Negative = None,
     steps: p.Steps = None,
@@ -41,6 +43,7 @@ def generate(
     ] = "latent",
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,
+    model_hash: p.ModelHash = False,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",

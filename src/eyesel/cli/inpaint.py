@@ -4,6 +4,7 @@ from typing import Annotated
 import typer
 
 from eyesel.cli import painting as p
+from eyesel.cli.again import From
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
 from eyesel.errors import SettingError
 
@@ -19,8 +20,9 @@ def inpaint(
             metavar="MASK",
         ),
     ],
-    prompt: Annotated[str, typer.Argument(help="What to paint there.", metavar="PROMPT")],
+    prompt: p.Prompt = None,
     output: p.Output = Path("picture.png"),
+    from_: From = None,
     model: Model = "tiny",
     mask_blur: Annotated[int, typer.Option(help="How many pixels the edge of the mask is softened by.")] = 4,
     fill: Annotated[
@@ -56,6 +58,7 @@ def inpaint(
     seamless: p.Seamless = False,
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,
+    model_hash: p.ModelHash = False,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",

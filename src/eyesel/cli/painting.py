@@ -5,9 +5,9 @@ The options go by the names of `Settings` and of `StableDiffusion.load`: a comma
 
 import secrets
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,11 @@ from eyesel.cli.options import print_json, progress
 from eyesel.errors import SettingError
 from eyesel.settings import Settings
 
+if TYPE_CHECKING:
+    from eyesel.picture import Picture
+
 MOST_PICTURES = 10_000
-MOST_EXIF = 8_000  # characters of prompt in a JPEG or WebP, whose metadata has 64 KB in all
+ENTRIES = 6_000  # bytes: what the settings of a picture take at most in a JPEG, besides the prompts
 INTERRUPTED = 130  # the exit code of a program that was stopped by Ctrl-C
 
 
@@ -35,6 +38,12 @@ def _numbers(example: str, separator: str, kind: Callable[[str], Any]) -> Callab
     return read
 
 
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="What to paint, at any length; default what --from says.", metavar="PROMPT", show_default=False
+    ),
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP; several pictures are numbered: name-1.png, ...")
 ]
@@ -80,6 +89,9 @@ Strength = Annotated[
 Resize = Annotated[str, typer.Option(help="How a picture comes to --size: stretch, crop or fill.")]
 Count = Annotated[int, typer.Option("-n", help="How many pictures, from seeds seed, seed + 1, ...")]
 Enlarge = Annotated[int, typer.Option(help="Save each pixel as a square this many wide.")]
+ModelHash = Annotated[
+    bool, typer.Option("--model-hash", help="Write down the hash of the model's file, by which Civitai finds it.")
+]
 Variant = Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")]
 Expand = Annotated[
     Any,
@@ -95,31 +107,39 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 def paint(
-    prompt: str, output: Path, parameters: dict[str, Any], image: str | None = None, mask: str | None = None
+    prompt: str | None, output: Path, parameters: dict[str, Any], image: str | None = None, mask: str | None = None
 ) -> None:
     """Paint `n` pictures and save each as it is done; `parameters` are those of the command."""
-    from eyesel.images import WRITABLE, check_writable
+    from eyesel import infotext
+    from eyesel.images import WRITABLE, check_room, check_writable
     from eyesel.picture import check_enlargement
     from eyesel.stable_diffusion import StableDiffusion, whole_seed
+    from eyesel.weights.hash import short_hash
+    from eyesel.weights.hub import resolve
 
+    if prompt is None:
+        raise SettingError("There is no prompt: say what to paint, or name a painted picture with --from.")
     n, seed = parameters["n"], parameters["seed"]
     settings = {name: parameters[name] for name in SETTINGS if name in parameters}
+    Settings.of(settings).check_for(image is not None, mask is not None)
     if not 1 <= n <= MOST_PICTURES:
         raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
-    if output.suffix.lower() != ".png" and len(prompt) + len(settings["negative"] or "") > MOST_EXIF:
-        raise SettingError(
-            f"Prompts of over {MOST_EXIF:,} characters fit only into PNG files; write {output.stem}.png."
-        )
-
+    check_room(output, infotext.metadata({"prompt": prompt, "negative": settings["negative"]}), spare=ENTRIES)
     seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
     if settings["variation_strength"] and settings["variation_seed"] is None:
         settings["variation_seed"] = secrets.randbelow(2**32)
-    painter = StableDiffusion.load(parameters["model"], **{name: parameters[name] for name in LOADING})
-    check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
-    done: list[dict[str, Any]] = []
+    loading = {name: parameters[name] for name in LOADING}
+    hashed = {}
+    if parameters["model_hash"]:
+        file = resolve(parameters["model"], kind="painter", variant=loading["variant"], offline=loading["offline"])
+        hashed["model_hash"] = short_hash(file)
+    painter = StableDiffusion.load(parameters["model"], **loading)
+    if image is None:
+        check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
+    done: list[tuple[Path, Picture]] = []
     try:
         with progress("painting", n) as advance:
             for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
@@ -130,8 +150,9 @@ def paint(
                 for painting in painter.steps(prompt, image=image, mask=mask, **one):
                     advance(1 / painting.total)
                 picture = painting.pictures()[0]
+                picture = replace(picture, settings=picture.settings | hashed)
                 picture.save(path, parameters["enlarge"])
-                done.append({"file": str(path), "seed": picture.seed, **picture.settings})
+                done.append((path, picture))
     except KeyboardInterrupt:
         report(done, parameters["json"])
         typer.echo(f"eyesel: interrupted; {len(done)} of {n} pictures are finished.", err=True)
@@ -139,9 +160,10 @@ def paint(
     report(done, parameters["json"])
 
 
-def report(done: list[dict[str, Any]], json: bool) -> None:
+def report(done: "list[tuple[Path, Picture]]", json: bool) -> None:
     if json:
-        print_json(done)
+        print_json([{"file": str(path), "seed": picture.seed, **picture.settings} for path, picture in done])
         return
-    for entry in done:
-        typer.echo(f"{entry['file']}: seed {entry['seed']}, {entry['width']}x{entry['height']}, {entry['solver']}")
+    for path, picture in done:
+        width, height = picture.image.size
+        typer.echo(f"{path}: seed {picture.seed}, {width}x{height}, {picture.settings['solver']}")

@@ -28,6 +28,12 @@ ALIASES = {
     "uni_pc_bh2": "unipc",
     "dpmpp_sde_gpu": "dpmpp_sde",
     "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
+    # stable-diffusion.cpp
+    "dpm++2m": "dpmpp_2m",
+    "dpm++2s_a": "dpmpp_2s_ancestral",
+    # InvokeAI
+    "kdpm_2": "dpm2",
+    "kdpm_2_a": "dpm2_ancestral",
     # the model cards of SDXL-Turbo and SD-Turbo, for one to four steps
     "turbo": "euler_ancestral trailing",
     # diffusers
@@ -42,6 +48,10 @@ SCHEDULE_ALIASES = {
     "AYS": "align_your_steps",
     "AYS SDXL": "align_your_steps_xl",
     "Align Your Steps SDXL": "align_your_steps_xl",
+    # stable-diffusion.cpp
+    "discrete": "normal",
+    # InvokeAI
+    "k": "karras",
     # diffusers
     **{f"use_{name}_sigmas": name for name in ("karras", "exponential", "beta")},
 }

@@ -5,7 +5,7 @@ see the same pixels.
 """
 
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
-from eyesel.images.files import WRITABLE, check_writable, read_metadata, save_image, written_whole
+from eyesel.images.files import WRITABLE, check_room, check_writable, read_metadata, save_image, written_whole
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.fit import RESIZES, fitted, window
 from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
@@ -22,6 +22,7 @@ __all__ = [
     "alpha_mask",
     "around",
     "blurred",
+    "check_room",
     "check_writable",
     "filled",
     "find_images",

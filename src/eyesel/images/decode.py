@@ -68,13 +68,20 @@ def open_image(source: Any, mode: Mode = "RGB") -> Image.Image:
 
 
 def _open_file(name: str, mode: Mode) -> Image.Image:
+    with picture_file(name) as file:
+        return _decode(file, name, mode)
+
+
+@contextmanager
+def picture_file(name: str) -> Iterator[IO[bytes]]:
+    """The file of that name, or `ImageError`."""
     refuse_address(name)
     try:
         path = Path(name).expanduser()
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{name} is a pipe or a device, not a picture file: save it to a file first.")
         with path.open("rb") as file:
-            return _decode(file, name, mode)
+            yield file
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder: give one of the pictures in it.") from None
     except FileNotFoundError:
@@ -90,11 +97,16 @@ def refuse_address(name: str) -> None:
 
 
 def _decode(file: IO[bytes], name: str, mode: Mode) -> Image.Image:
+    return _finish(identified(file, name), name, mode)
+
+
+def identified(file: IO[bytes], name: str) -> Image.Image:
+    """The picture in a file, whose pixels have not been decoded yet."""
     if not file.read(1):
         raise ImageError(f"{name} is empty (0 bytes): save or download the picture again.")
     try:
         with quiet():
-            image = Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=FORMATS)
     except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow was built without one of the formats
         raise ImageError(
             f"{name} is not a picture that eyesel can read: use PNG, JPEG, WebP, GIF, BMP or TIFF."
@@ -104,7 +116,6 @@ def _decode(file: IO[bytes], name: str, mode: Mode) -> Image.Image:
         raise _too_large(name, f"{int(pixels[0]):,} pixels" if pixels else "too many pixels") from None
     except Exception as error:  # whatever a decoder makes of hostile bytes
         raise damaged(name, error) from error
-    return _finish(image, name, mode)
 
 
 def _finish(image: Image.Image, name: str, mode: Mode) -> Image.Image:

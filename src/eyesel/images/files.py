@@ -1,6 +1,5 @@
 """Picture files with metadata, written whole or not at all."""
 
-import json
 import os
 import secrets
 from collections.abc import Collection, Iterator, Mapping
@@ -8,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from eyesel.errors import ImageError, OutputError
-from eyesel.images.decode import FORMATS, damaged, quiet
+from eyesel.errors import OutputError
+from eyesel.images.decode import damaged, identified, picture_file, quiet
+from eyesel.images.exif import MOST_BYTES, exif_block, exif_texts
 
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_UNICODE = b"UNICODE\0"  # how EXIF marks a UserComment in UTF-16
 
 
 def check_writable(path: str | Path, suffixes: Collection[str] | None = None) -> Path:
@@ -63,10 +62,11 @@ def written_whole(path: str | Path, suffixes: Collection[str] | None = None) -> 
 def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a picture as PNG, JPEG or WebP (quality 95) by suffix, all of it or nothing.
 
-    PNG keeps the metadata as text chunks, one a key; JPEG and WebP keep it as JSON in the EXIF user comment;
-    `read_metadata` gives it back. The file is written under another name in the same folder and renamed, so no reader
-    ever sees half a picture. Raises `OutputError`.
+    PNG keeps the metadata as text chunks, one a key, JPEG and WebP in EXIF; `read_metadata` gives it back. The file is
+    written under another name in the same folder and renamed, so no reader ever sees half a picture. Raises
+    `OutputError`.
     """
+    check_room(path, metadata or {})
     suffix = Path(path).suffix.lower()
     options: dict[str, Any] = {}
     if suffix != ".png":
@@ -78,41 +78,38 @@ def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str]
             for key, value in metadata.items():
                 options["pnginfo"].add_text(key, value)  # tEXt, or iTXt where Latin-1 is not enough
         elif metadata:
-            exif = Image.Exif()
-            comment = _UNICODE + json.dumps(dict(metadata), ensure_ascii=False).encode("utf-16-be")
-            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-            options["exif"] = exif
+            options["exif"] = exif_block(metadata)
         with trial.open("xb") as file:
             image.save(file, format=WRITABLE[suffix], **options)
 
 
+def check_room(path: str | Path, metadata: Mapping[str, str], spare: int = 0) -> None:
+    """Refuse metadata that does not fit into a picture of that name, with room for `spare` bytes more."""
+    if metadata and WRITABLE.get(Path(path).suffix.lower()) == "JPEG":
+        size = len(exif_block(metadata)) + spare
+        if size > MOST_BYTES:
+            raise OutputError(
+                f"{path} would need {size:,} bytes for its prompt and settings, and the EXIF of a JPEG has "
+                f"{MOST_BYTES:,}: write {Path(path).stem}.png or {Path(path).stem}.webp."
+            )
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The texts that `save_image` (or another program) stored in a picture: PNG text chunks, or the EXIF user comment.
+    """The texts that `save_image` (or another program) stored in a picture: PNG's text chunks, and those in EXIF.
 
-    A comment that is not eyesel's is given as "parameters", the name under which AUTOMATIC1111 keeps it in PNG files.
+    What AUTOMATIC1111 writes is called "parameters" in both. Raises `ImageError`.
     """
-    name = str(path)
-    try:
-        with quiet(), Image.open(Path(path).expanduser(), formats=FORMATS) as image:
-            if isinstance(image, PngImagePlugin.PngImageFile):
-                return {key: str(value) for key, value in image.text.items()}  # reads the chunks after the pixels, too
-            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist: check the path.") from None
-    except Exception as error:
-        raise damaged(name, error) from error
-    return _parse_comment(comment)
-
-
-def _parse_comment(comment: bytes | str) -> dict[str, str]:
-    if isinstance(comment, bytes):
-        unicode = comment.startswith(_UNICODE)
-        comment = comment[8:].decode("utf-16-be" if unicode else "utf-8", errors="replace")
-    try:
-        texts = json.loads(comment)
-    except ValueError:
-        return {"parameters": comment} if comment.strip("\0 ") else {}
-    return {key: str(value) for key, value in texts.items()} if isinstance(texts, dict) else {"parameters": comment}
+    name = os.fspath(path)
+    with picture_file(name) as file:
+        image = identified(file, name)
+        try:
+            with quiet():
+                texts = exif_texts(image)
+                if isinstance(image, PngImagePlugin.PngImageFile):  # reads the chunks after the pixels, too
+                    texts |= {key: str(value) for key, value in image.text.items()}
+        except Exception as error:
+            raise damaged(name, error) from error
+    return texts
 
 
 def _beside(path: Path) -> Path:

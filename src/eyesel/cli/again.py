@@ -1,0 +1,61 @@
+"""The option --from: what a painted picture says of its settings, under what the person types."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def _fill_in(context: typer.Context, source: str | None) -> str | None:
+    """Make the picture's settings the defaults of the command's other options."""
+    if source is None:
+        return None
+    import warnings
+
+    from eyesel.infotext.rows import is_default
+    from eyesel.picture import settings_from
+
+    settings = settings_from(source)
+    options = {parameter.name for parameter in context.command.params}
+    context.default_map = {name: _option(source, name, value) for name, value in settings.items() if name in options}
+    if left := [n for n, value in settings.items() if n not in options and not is_default(n, value)]:
+        warnings.warn(f"{source} also says {', '.join(left)}, which this command cannot repeat", stacklevel=2)
+    return source
+
+
+def _option(source: str, name: str, value: Any) -> Any:
+    """A setting in the form in which it is typed."""
+    if name == "model":
+        return lambda: _here(source, value)  # called unless a model was typed
+    if name == "size":
+        return "{}x{}".format(*value)
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else value
+
+
+def _here(source: str, model: str) -> str:
+    """The picture's model, if it is on this machine: a picture must not be able to start a download."""
+    from textwrap import shorten
+
+    from eyesel.errors import CheckpointError
+    from eyesel.infotext import printable
+    from eyesel.weights.hub import resolve
+
+    try:
+        resolve(model, kind="painter", offline=True)
+    except CheckpointError:
+        name = printable(shorten(model, 100))
+        raise CheckpointError(
+            f"{source} was painted with the model {name!r}, which is not here: say with --model what to take."
+        ) from None
+    return model
+
+
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="PICTURE",
+        is_eager=True,
+        callback=_fill_in,
+        help="Paint this picture again: its settings, where you give none. Of eyesel, AUTOMATIC1111, ComfyUI, ...",
+    ),
+]
