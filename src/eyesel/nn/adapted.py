@@ -4,8 +4,8 @@ Fused, every changed weight is a new tensor and the model runs as fast as before
 factors whose products are added to what the layer gives: a few megabytes instead of a second set of weights.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,8 @@ def adapted(model: Model, changes: Mapping[str, Changes], fuse: bool = True) -> 
     for name, each in apart.items():
         path = name.rpartition(".")[0]
         owner, _, leaf = path.rpartition(".")
-        setattr(other.get_submodule(owner), leaf, _with_products(other.get_submodule(path), each))
+        layer = other.get_submodule(path)
+        setattr(other.get_submodule(owner), leaf, _with_products(layer, each).train(layer.training))
     return other
 
 
@@ -61,35 +62,44 @@ class Product(nn.Module):
 
     def __init__(self, change: LowRank, strength: float, weight: Tensor) -> None:
         super().__init__()
-        kernel = weight.shape[2:] if change.core is None else (1,) * len(weight.shape[2:])
-        rank = change.down.shape[0]
-        self.down = _frozen(change.down.reshape(rank, -1, *kernel), weight)
-        self.core = None if change.core is None else _frozen(change.core, weight)
+        point = (1,) * len(weight.shape[2:])
+        down = change.down.reshape(change.down.shape[0], -1, *(weight.shape[2:] if change.core is None else point))
         up = change.up.float() * (strength * change.scale)
-        self.up = _frozen(up.reshape(len(up), -1, *(1,) * len(weight.shape[2:])), weight)
+        self.down = _frozen(down, weight)
+        self.core = None if change.core is None else _frozen(change.core, weight)
+        self.up = _frozen(up.reshape(up.shape[0], -1, *point), weight)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.down), self.up)
+
+    def convolution(self, x: Tensor, convolve: Callable[[Tensor, Tensor, None], Tensor]) -> Tensor:
+        """`convolve` as the layer does: with the first factor, or with the core where there is one."""
+        h = convolve(x, self.down, None) if self.core is None else convolve(F.conv2d(x, self.down), self.core, None)
+        return F.conv2d(h, self.up)
 
 
 def _frozen(factor: Tensor, like: Tensor) -> nn.Parameter:
-    return nn.Parameter(factor.to(like.device, like.dtype), requires_grad=False)
+    factor = factor.to(like.device, like.dtype)
+    if not factor.isfinite().all():
+        raise SettingError(f"The LoRA holds numbers that are no numbers in {like.dtype}: lower its weight.")
+    return nn.Parameter(factor, requires_grad=False)
 
 
 class AdaptedLinear(nn.Linear):
-    def __init__(self, base: nn.Linear, products: Sequence[Product]) -> None:
+    def __init__(self, base: nn.Linear, products: Iterable[nn.Module]) -> None:
         super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
         self.products = nn.ModuleList(products)
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        for product in self.products:
-            y = y + F.linear(F.linear(x, product.down), product.up)
+        for product in cast("Iterable[Product]", self.products):
+            y = y + product.linear(x)
         return y
 
 
 class AdaptedConv2d(nn.Conv2d):
-    """The first factor sees what the layer sees (with a core, the core does)."""
-
-    def __init__(self, base: nn.Conv2d, products: Sequence[Product]) -> None:
+    def __init__(self, base: nn.Conv2d, products: Iterable[nn.Module]) -> None:
         super().__init__(
             base.in_channels,
             base.out_channels,
@@ -105,18 +115,17 @@ class AdaptedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        for product in self.products:
-            if product.core is None:
-                h = self._conv_forward(x, product.down, None)
-            else:
-                h = self._conv_forward(F.conv2d(x, product.down), product.core, None)
-            y = y + F.conv2d(h, product.up)
+        for product in cast("Iterable[Product]", self.products):
+            y = y + product.convolution(x, self._conv_forward)
         return y
 
 
 def _with_products(base: nn.Module, changes: Changes) -> nn.Module:
-    assert isinstance(base, nn.Linear | nn.Conv2d)
-    products = [Product(change, strength, base.weight) for change, strength in changes if isinstance(change, LowRank)]
-    if isinstance(base, AdaptedLinear | AdaptedConv2d):
-        products = [*base.products, *products]  # type: ignore[list-item]
-    return AdaptedLinear(base, products) if isinstance(base, nn.Linear) else AdaptedConv2d(base, products)
+    """A layer of the same weights; one that is adapted already keeps its products."""
+    weight = cast("Tensor", base.weight)
+    products = [*getattr(base, "products", ()), *(Product(c, s, weight) for c, s in changes if isinstance(c, LowRank))]
+    return (
+        AdaptedLinear(base, products)
+        if isinstance(base, nn.Linear)
+        else AdaptedConv2d(cast("nn.Conv2d", base), products)
+    )
