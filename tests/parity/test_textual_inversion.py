@@ -53,7 +53,7 @@ def forms(home, name, vectors):
         home / f"<{name}>.pt",
     )
     first = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": nn.ParameterDict({"*": vectors})}
-    torch.save(first, home / f"<{name}>.bin", _use_new_zipfile_serialization=False)
+    torch.save(first, home / f"<{name}>.bin")
     return sorted(path for path in home.iterdir() if path.is_file())
 
 
@@ -75,7 +75,9 @@ def test_the_context_is_that_of_diffusers(painter, tmp_path, shape):
         theirs.load_textual_inversion(tmp_path)
     prompt = PROMPT.format("red").replace("(", "").replace(")", "")
     with torch.no_grad():
-        expected = theirs.encode_prompt(prompt, "cpu", 1, False)
+        expected = theirs.encode_prompt(
+            prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
     for file in files:
         encoder = ours.with_embeddings([file]).prompt_encoder
         if (form := open_embedding(file)).words[0] not in ("<cat-toy>", "learned_embeds"):
