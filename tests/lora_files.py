@@ -1,5 +1,9 @@
 """LoRA files for tests, made from the modules of diffusers and transformers under the names of their trainers."""
 
+import copy
+from functools import cache
+
+import diffusers
 import torch
 from torch import nn
 
@@ -8,6 +12,18 @@ from eyesel.weights.clip_format import CLIP_TEXT
 from eyesel.weights.diffusers_format import UNET
 
 RANK = 3
+
+
+@cache
+def _opened(folder):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference(folder):
+    """diffusers' pipeline of a folder, to be changed freely."""
+    return copy.deepcopy(_opened(folder))
 
 
 def draw(generator, *shape):

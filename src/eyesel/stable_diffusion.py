@@ -35,7 +35,7 @@ from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.diffusers_folder import Recommended, recommended
 from eyesel.weights.hub import resolve
-from eyesel.weights.lora import LoraFile, with_loras
+from eyesel.weights.lora import LoraLike, with_loras
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
 from eyesel.weights.textual_inversion import Embedding, open_embedding
@@ -131,12 +131,12 @@ class StableDiffusion:
             recommended=recommended(path),
         )
 
-    def with_loras(self, loras: Sequence[str | Path | LoraFile], fuse: bool = True) -> "StableDiffusion":
+    def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
         """Another painter, with LoRAs applied; this one stays as it is, and they share whatever is not changed.
 
-        A LoRA is a path, or a `LoraFile` (path, text weight, UNet weight), of any family: kohya's, LyCORIS', diffusers'
-        or PEFT's. `fuse` makes new weights; without it the LoRAs' factors stay apart, which takes a few megabytes
-        instead of a second set of weights, and is a little slower. Raises `CheckpointError`.
+        A LoRA is a path, (path, weight) or (path, text weight, UNet weight), of any family: kohya's, LyCORIS',
+        diffusers' or PEFT's. `fuse` makes new weights; without it the LoRAs' factors stay apart, which takes a few
+        megabytes instead of a second set of weights, and is a little slower. Raises `CheckpointError`.
         """
         adapted = with_loras(self.unet, self.text_encoders, loras, fuse)
         return self._version(adapted.unet, adapted.text_encoders, adapted.words)

@@ -1,15 +1,14 @@
-"""LoHa, LoKr, DoRA and the others of LyCORIS and PEFT: against PEFT where it makes them, else the formula of the paper."""
+"""LoHa, LoKr, DoRA and the others of LyCORIS and PEFT: against PEFT where it makes them, else the papers' formulas."""
 
 import math
 
-import diffusers
 import peft
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from eyesel import StableDiffusion
-from lora_files import difference, draw, parts, reference_state, state_of
+from lora_files import difference, draw, parts, reference, reference_state, state_of
 from tiny_models import write_painter
 
 CLOSE = 5e-6
@@ -24,20 +23,20 @@ def painter(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(painter):
-    return diffusers.DiffusionPipeline.from_pretrained(painter[0])
+    return reference(painter[0])
 
 
 def adapter(folder, part, config, into):
     """Random factors of PEFT, saved by PEFT, and the weights with them merged, by PEFT."""
-    reference = diffusers.DiffusionPipeline.from_pretrained(folder)
-    adapted = peft.get_peft_model(parts(reference)[part], config)
+    pipeline = reference(folder)
+    adapted = peft.get_peft_model(parts(pipeline)[part], config)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if any(each in name for each in ("lora_", "hada_", "lokr_")):
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     adapted.save_pretrained(into)
     adapted.merge_and_unload()
-    return reference_state(reference)
+    return reference_state(pipeline)
 
 
 CONFIGS = {
@@ -120,7 +119,12 @@ def made():
     names = ("hada_t1", "hada_w1_a", "hada_w1_b", "hada_t2", "hada_w2_a", "hada_w2_b")
     t1, a1, b1, t2, a2, b2 = tucker
     low = {"lokr_w1": small, "lokr_w2_a": draw(g, 8, 3), "lokr_w2_b": draw(g, 3, 6), "alpha": two}
-    lokr_core = {"lokr_w1": small, "lokr_t2": draw(g, 3, 3, 3, 3), "lokr_w2_a": draw(g, 3, 8), "lokr_w2_b": draw(g, 3, 4)}
+    lokr_core = {
+        "lokr_w1": small,
+        "lokr_t2": draw(g, 3, 3, 3, 3),
+        "lokr_w2_a": draw(g, 3, 8),
+        "lokr_w2_b": draw(g, 3, 4),
+    }
     kron = torch.kron(small, low["lokr_w2_a"] @ low["lokr_w2_b"])
     inner = around(lokr_core["lokr_t2"], lokr_core["lokr_w2_a"].T, lokr_core["lokr_w2_b"]).contiguous()
     return {
@@ -166,7 +170,11 @@ def made():
             {**lora, "dora_scale": columns},
             lambda w: columns * (w + delta) / lengths(w + delta, 1),
         ),
-        "DoRA over LoKr": (TO_K, {**low, "dora_scale": rows}, lambda w: rows * (w + kron * alpha / 3) / lengths(w + kron * alpha / 3, 0)),
+        "DoRA over LoKr": (
+            TO_K,
+            {**low, "dora_scale": rows},
+            lambda w: rows * (w + kron * alpha / 3) / lengths(w + kron * alpha / 3, 0),
+        ),
         "difference": (TO_K, {"diff": whole}, lambda w: w + whole),
         "(IA)³ of the input": (TO_K, {"weight": factors, "on_input": torch.tensor(1)}, lambda w: w * (1 + factors)),
         "(IA)³ of the output": (

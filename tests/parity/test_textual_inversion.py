@@ -1,4 +1,4 @@
-"""Textual inversions in every form against diffusers' load_textual_inversion; those in pictures against their format."""
+"""Textual inversions in every form against diffusers' load_textual_inversion; those in pictures by their format."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ def painter(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sd1(tmp_path_factory):
     folder = write_painter(tmp_path_factory.mktemp("only"), "sd1")
-    return StableDiffusion.load(folder, precision="float32")
+    return folder, StableDiffusion.load(folder, precision="float32")
 
 
 def drawn(*shape, seed=0):
@@ -69,7 +69,9 @@ def test_the_context_is_that_of_diffusers(painter, tmp_path, shape):
         for i, each in enumerate(rows):
             suffix = "_2" if i else ""
             parts = {"tokenizer": f"tokenizer{suffix}", "text_encoder": f"text_encoder{suffix}"}
-            theirs.load_textual_inversion(each, "<cat-toy>", **{key: getattr(theirs, part) for key, part in parts.items()})
+            theirs.load_textual_inversion(
+                each, "<cat-toy>", **{key: getattr(theirs, part) for key, part in parts.items()}
+            )
     else:
         files = [*forms(tmp_path, "cat-toy", vectors[0]), tmp_path]
         theirs.load_textual_inversion(tmp_path)
@@ -90,10 +92,8 @@ def test_the_context_is_that_of_diffusers(painter, tmp_path, shape):
     assert (plain[0] - expected[0][0]).abs().max().item() > 0.05 and not ours.prompt_encoder.words.ids
 
 
-def test_the_picture_is_that_of_diffusers(painter, tmp_path):
-    folder, ours, xl = painter
-    if xl:
-        pytest.skip("the context is all that differs")
+def test_the_picture_is_that_of_diffusers(sd1, tmp_path):
+    folder, ours = sd1
     save_file({"<cat-toy>": drawn(2, 24)}, tmp_path / "learned_embeds.safetensors")
     theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
     theirs.set_progress_bar_config(disable=True)
@@ -101,7 +101,9 @@ def test_the_picture_is_that_of_diffusers(painter, tmp_path):
     theirs.load_textual_inversion(tmp_path)
     generator = torch.Generator().manual_seed(7)
     settings = {"num_inference_steps": 3, "guidance_scale": 5.0, "width": 64, "height": 64}
-    expected = theirs("a <cat-toy>", generator=generator, output_type="latent", negative_prompt="red", **settings).images
+    expected = theirs(
+        "a <cat-toy>", generator=generator, output_type="latent", negative_prompt="red", **settings
+    ).images
     painter_ = ours.with_embeddings([tmp_path])
     *_, last = painter_.steps(
         "a <cat-toy>", seed=7, steps=3, guidance=5.0, solver="euler", size=(64, 64), negative="red"
@@ -143,7 +145,7 @@ def test_an_embedding_in_the_pixels(sd1, tmp_path, suffix, border):
     Image.fromarray(pixels).save(file, **({"lossless": True} if suffix == ".webp" else {}))
     embedding = open_embedding(file)
     assert embedding.words == ("x", "fox-style") and torch.equal(embedding.vectors[0], vectors)
-    learned = sd1.with_embeddings([file]).prompt_encoder.words.ids
+    learned = sd1[1].with_embeddings([file]).prompt_encoder.words.ids
     assert {word: len(ids) for word, ids in learned.items()} == {"x": 4, "fox-style": 4}
 
 
@@ -164,7 +166,11 @@ def test_pictures_without_an_embedding(tmp_path):
     for name in ("red", "black", "striped"):
         with pytest.raises(CheckpointError, match="no embedding is hidden"):
             open_embedding(tmp_path / f"{name}.png")
-    for text in ("never base64!", base64.b64encode(b"[[[").decode(), base64.b64encode(b'{"TORCHTENSOR": [[1], []]}').decode()):
+    for text in (
+        "never base64!",
+        base64.b64encode(b"[[[").decode(),
+        base64.b64encode(b'{"TORCHTENSOR": [[1], []]}').decode(),
+    ):
         info = PngImagePlugin.PngInfo()
         info.add_text("sd-ti-embedding", text)
         Image.new("RGB", (32, 32)).save(tmp_path / "bad.png", pnginfo=info)
@@ -177,8 +183,10 @@ def test_pictures_without_an_embedding(tmp_path):
 
 def test_wrong_width(sd1, tmp_path):
     save_file({"clip_l": drawn(2, 768), "clip_g": drawn(2, 1280)}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="768 and 1280 numbers a vector, for Stable Diffusion XL, .* reads 24: take"):
-        sd1.with_embeddings([tmp_path / "x.safetensors"])
+    with pytest.raises(
+        CheckpointError, match=r"768 and 1280 numbers a vector, for Stable Diffusion XL, .* reads 24: take"
+    ):
+        sd1[1].with_embeddings([tmp_path / "x.safetensors"])
 
 
 @pytest.mark.parametrize(

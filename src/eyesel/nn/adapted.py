@@ -39,11 +39,11 @@ def adapted(model: Model, changes: Mapping[str, Changes], fuse: bool = True) -> 
 
 
 def _changed(name: str, weight: Tensor, changes: Changes) -> Tensor:
-    new = weight.float()
+    new = weight.to(torch.float32, copy=True)
     for change, strength in changes:
-        new = new + strength * change.delta(new)
+        new.add_(change.delta(new), alpha=strength)
     result = torch.empty_like(weight).copy_(new)  # in the same memory layout
-    if not result.isfinite().all():
+    if not all(end.isfinite() for end in result.aminmax()):  # an eighth of the time of asking every number
         raise SettingError(f"The LoRA makes numbers of {name} that are no numbers: lower its weight.")
     return result
 

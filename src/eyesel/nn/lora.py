@@ -87,11 +87,10 @@ class LowRank(Factored):
         return (rows, columns * self.core.shape[2:].numel()) if self.core.shape[:2] == (rank, rank_below) else None
 
     def matrix(self, device: torch.device) -> Tensor:
-        up, down = _matrix(self.up, device), _matrix(self.down, device)
+        up, down = _matrix(self.up, device) * self.scale, _matrix(self.down, device)
         if self.core is None:
-            return up @ down * self.scale
-        core = self.core.to(device, torch.float32)
-        return torch.einsum("on, nm..., mi -> oi...", up, core, down).flatten(1) * self.scale
+            return up @ down
+        return torch.einsum("on, nm..., mi -> oi...", up, self.core.to(device, torch.float32), down).flatten(1)
 
 
 @dataclass(frozen=True, eq=False)

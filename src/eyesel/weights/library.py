@@ -7,18 +7,18 @@ opened but what has to say what it is: the files of a flat folder, and pictures,
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from eyesel.errors import EyeselError, SettingError
 from eyesel.text.prompt import Lora, shortened
-from eyesel.weights.embedding_picture import PICTURES, read_picture
-from eyesel.weights.files import open_tensors, read_pickle, read_tensor_metadata
+from eyesel.weights.embedding_picture import PICTURES
+from eyesel.weights.files import open_tensors, read_tensor_metadata
+from eyesel.weights.kind import kind_of_file
 from eyesel.weights.lora import LoraFile
-from eyesel.weights.recognise import family_of_tensors
 
 VARIABLE = "EYESEL_MODELS"
 
@@ -31,15 +31,6 @@ _FOLDERS = {
 }
 _TENSORS = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")  # of several files of one name the first counts
 _SUFFIXES = {kind: (*_TENSORS, *PICTURES) if kind == "embedding" else _TENSORS for kind in _FOLDERS}
-_KINDS = {
-    "a LoRA": "lora",
-    "a textual-inversion embedding": "embedding",
-    "an autoencoder alone": "vae",
-    "a single-file Stable Diffusion checkpoint": "checkpoint",
-    "a single-file Stable Diffusion 2 checkpoint": "checkpoint",
-    "a single-file Stable Diffusion XL checkpoint": "checkpoint",
-    "a single-file Stable Diffusion XL refiner": "checkpoint",
-}
 
 
 @dataclass(frozen=True)
@@ -115,9 +106,10 @@ class Library:
         found: dict[str, Path] = {}
         for home in [self.folder] if flat else homes[kind]:
             for file in sorted(_inside(home, _SUFFIXES[kind]), key=lambda file: order(file.suffix.lower())):
-                picture = file.suffix.lower() in PICTURES
-                if (not flat and not picture) or _kind(file, file.stat().st_mtime_ns, file.stat().st_size) == kind:
-                    found.setdefault(file.relative_to(home).with_suffix("").as_posix(), file)
+                path = file.relative_to(home).with_suffix("").as_posix()
+                sure = not flat and file.suffix.lower() not in PICTURES
+                if path not in found and (sure or _kind(file, *_version(file)) == kind):
+                    found[path] = file
         return dict(sorted(found.items()))
 
     def _homes(self, kind: str) -> list[Path]:
@@ -139,8 +131,8 @@ def _inside(home: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _by_name(files: Mapping[str, Path]) -> dict[str, Path]:
-    stems = [Path(path).name for path in files]
-    return {stem if stems.count(stem) == 1 else path: files[path] for stem, path in zip(stems, files, strict=True)}
+    stems = Counter(Path(path).name for path in files)
+    return {path if stems[Path(path).name] > 1 else Path(path).name: file for path, file in files.items()}
 
 
 def _output_name(file: Path) -> str | None:
@@ -153,17 +145,14 @@ def _output_name(file: Path) -> str | None:
     return read_tensor_metadata(file).get("ss_output_name")
 
 
+def _version(file: Path) -> tuple[int, int]:
+    return file.stat().st_mtime_ns, file.stat().st_size
+
+
 @lru_cache(maxsize=10_000)
 def _kind(file: Path, changed: int, size: int) -> str | None:
     """What a file says that it is, as long as it is not changed; one that cannot be read is nothing."""
     try:
-        if file.suffix.lower() in PICTURES:
-            return "embedding" if read_picture(file) is not None else None
-        data: Any = open_tensors([file]) if file.suffix == ".safetensors" else read_pickle(file)
+        return kind_of_file(file)
     except EyeselError:
         return None
-    names = [str(name) for name in data.get("state_dict", data)] if isinstance(data, dict) else []
-    family = family_of_tensors(names)
-    if family is None and len(names) == 1:  # a word of diffusers
-        return "embedding"
-    return _KINDS.get(family or "")

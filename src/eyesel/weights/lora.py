@@ -17,11 +17,14 @@ MAX_WEIGHT = 100.0
 
 
 class LoraFile(NamedTuple):
-    """A LoRA to paint with, and how strongly it acts on the text encoders and on the UNet."""
+    """A LoRA to paint with, and how strongly it acts on the text encoders and on the UNet (None: as strongly)."""
 
     path: str | Path
     text_weight: float = 1.0
-    unet_weight: float = 1.0
+    unet_weight: float | None = None
+
+
+LoraLike = str | Path | tuple[str | Path, float] | tuple[str | Path, float, float | None]  # a LoraFile is one
 
 
 class Adapted(NamedTuple):
@@ -32,9 +35,7 @@ class Adapted(NamedTuple):
     words: list[Embedding]
 
 
-def with_loras(
-    unet: UNet, text_encoders: Sequence[ClipText], loras: Sequence[str | Path | LoraFile], fuse: bool = True
-) -> Adapted:
+def with_loras(unet: UNet, text_encoders: Sequence[ClipText], loras: Sequence[LoraLike], fuse: bool = True) -> Adapted:
     """Replicas of a painter's models with LoRAs applied, in order; a model that none of them changes is given back.
 
     `fuse` makes new weights, in float32 and then of the weight's own type; otherwise low-rank changes stay apart
@@ -45,9 +46,9 @@ def with_loras(
     changes: dict[str, dict[str, list[tuple[Change, float]]]] = {part: {} for part in models}
     known = targets(unet, text_encoders)
     words = []
-    for lora in loras:
-        path, text_weight, unet_weight = LoraFile(lora) if isinstance(lora, str | Path) else LoraFile(*lora)
-        strengths = {part: _strength(unet_weight if part == "unet" else text_weight) for part in models}
+    for path, text_weight, unet_weight in map(_lora_file, loras):
+        on_unet = text_weight if unet_weight is None else unet_weight
+        strengths = {part: _strength(on_unet if part == "unet" else text_weight) for part in models}
         stored = open_lora(path)
         for part, found in stored.changes(unet, text_encoders, known).items():
             for name, change in found.items() if strengths[part] else ():
@@ -61,6 +62,13 @@ def with_loras(
         ],
         words,
     )
+
+
+def _lora_file(lora: Any) -> LoraFile:
+    wanted = (lora,) if isinstance(lora, str | Path) else lora
+    if not isinstance(wanted, tuple | list) or not 1 <= len(wanted) <= 3 or not isinstance(wanted[0], str | Path):
+        raise SettingError(f"a LoRA is {lora!r}; it must be a path, or a path and its weights (path, text, UNet).")
+    return LoraFile(*wanted)
 
 
 def _strength(weight: Any) -> float:

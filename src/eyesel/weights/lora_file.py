@@ -96,14 +96,14 @@ class StoredLora:
 
     def _check_base(self, context_dim: int) -> None:
         own, base, family = self.context_dim, self.base, CONTEXTS.get(context_dim)
-        if own == context_dim or (own is None and (base is None or family in (None, base))):
-            return
-        described = base or "another model"
-        numbers = f" (a context of {own} numbers)" if own else ""
-        raise CheckpointError(
-            f"{self.where} is a LoRA for {described}{numbers}, and the checkpoint is "
-            f"{family or 'none'} ({context_dim}): take one that was made for it."
-        )
+        wide = own not in (None, context_dim)
+        stated = own is None and None not in (base, family) and base != family
+        if wide or stated or other_family(self.modules):
+            numbers = f" (a context of {own} numbers)" if own else ""
+            raise CheckpointError(
+                f"{self.where} is a LoRA for {base or 'another model'}{numbers}, and the checkpoint is "
+                f"{family or 'one'} of {context_dim}: take a LoRA that was made for it."
+            )
 
 
 def _stated_base(metadata: Mapping[str, str]) -> str | None:
@@ -124,21 +124,25 @@ def open_lora(path: str | Path) -> StoredLora:
         path = path.parent
     with readable(path):
         if path.is_dir():
-            for name in ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"):
-                if (path / name).is_file():
-                    return _open_file(path / name)
-            return _open_adapters(path)
+            of_diffusers = next((path / name for name in _DIFFUSERS if (path / name).is_file()), None)
+            return _open_file(of_diffusers) if of_diffusers else _open_adapters(path)
         if not path.is_file():
             raise CheckpointError(f"there is no LoRA {path}: check the path.")
         return _open_file(path)
 
 
+_CONFIG = "adapter_config.json"
+_DIFFUSERS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+
+
+def is_lora_folder(path: Path) -> bool:
+    adapters = (path, *(path / part for part in PARTS))
+    return any((path / name).is_file() for name in _DIFFUSERS) or any((each / _CONFIG).is_file() for each in adapters)
+
+
 def _open_file(path: Path) -> StoredLora:
     tensors, metadata = open_tensors([path]), read_tensor_metadata(path)
     return _stored(path, tensors, metadata, from_metadata(metadata, str(path)))
-
-
-_CONFIG = "adapter_config.json"
 
 
 def _open_adapters(path: Path) -> StoredLora:

@@ -128,6 +128,14 @@ def _text_names(transformers: str, index: int, count: int) -> Iterator[str]:
             yield each  # PEFT, whose folder is one model
 
 
+def part_of(module: str) -> str:
+    """The part that a module's name is of, without a painter to look it up in."""
+    if module.startswith(("lora_te2_", "text_encoder_2.", "text_encoders.clip_g.")):
+        return PARTS[2]
+    text = module.startswith(("lora_te", "text_encoder", "text_model.", "encoder.layers."))
+    return PARTS[1] if text else PARTS[0]
+
+
 # --- what cannot be painted with
 
 _OTHER_FAMILIES = {

@@ -76,6 +76,10 @@ def open_embedding(path: str | Path) -> Embedding:
         return _embedding((path.stem, *([token] if token else [])), vectors, str(path))
 
 
+def is_embedding_folder(path: Path) -> bool:
+    return any((path / name).is_file() for name in _LEARNED)
+
+
 def bundled(word: str, vectors: Mapping[str, StoredTensor], where: str) -> Embedding:
     """The vectors of a word that a LoRA brings along."""
     return _embedding((word,), _by_encoder({key: stored.mapped() for key, stored in vectors.items()}), where)
