@@ -4,6 +4,7 @@ The conventions are AUTOMATIC1111's (`sd_hijack_clip.py`, `sd_emphasis.py`), so 
 mean there. A text of one chunk without weights gives exactly what the text encoder gives.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -78,6 +79,16 @@ class PromptEncoder:
         added = [v.to(e.token_embedding.weight) for v, e in zip(vectors, self.encoders, strict=True)]
         self.vectors = [v if old is None else torch.cat([old, v]) for old, v in zip(self.vectors, added, strict=True)]
         self.words = LearnedWords({**self.words.ids, word: range(-known - 1, -known - count - 1, -1)})
+
+    def version(
+        self, encoders: Sequence[ClipText], words: Iterable[tuple[str, Sequence[Tensor]]] = ()
+    ) -> "PromptEncoder":
+        """Another one, with other encoders of the same shape, that knows the same words and some more."""
+        other = copy.copy(self)
+        other.encoders = encoders
+        for word, vectors in words:
+            other.learn(word, vectors)
+        return other
 
     def encode(
         self, texts: Iterable[str], clip_skip: int | None = None, emphasis: str = "original"

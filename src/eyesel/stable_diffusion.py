@@ -1,5 +1,6 @@
 """The easel: Stable Diffusion 1.x, 2.x and XL, from a prompt to pictures."""
 
+import copy
 import operator
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +31,10 @@ from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.diffusers_folder import Recommended, recommended
 from eyesel.weights.hub import resolve
+from eyesel.weights.lora import LoraLike, with_loras
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
+from eyesel.weights.textual_inversion import Embedding, open_embedding
 
 MAX_SIDE = 8192  # pixels
 AS_USUAL = Recommended()
@@ -122,6 +125,32 @@ class StableDiffusion:
             name=str(name),
             recommended=recommended(path),
         )
+
+    def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
+        """Another painter, with LoRAs applied; this one stays as it is, and they share whatever is not changed.
+
+        A LoRA is a path, (path, weight) or (path, text weight, UNet weight), of any family: kohya's, LyCORIS',
+        diffusers' or PEFT's. `fuse` makes new weights; without it the LoRAs' factors stay apart, which takes a few
+        megabytes instead of a second set of weights, and is a little slower. Raises `CheckpointError`.
+        """
+        adapted = with_loras(self.unet, self.text_encoders, loras, fuse)
+        return self._version(adapted.unet, adapted.text_encoders, adapted.words)
+
+    def with_embeddings(self, embeddings: Sequence[str | Path | Embedding]) -> "StableDiffusion":
+        """Another painter, which shares everything with this one and knows the words of textual inversions besides.
+
+        A word is the stem of its file and, in files of diffusers, the token that they name. Raises `CheckpointError`.
+        """
+        opened = [each if isinstance(each, Embedding) else open_embedding(each) for each in embeddings]
+        return self._version(self.unet, self.text_encoders, opened)
+
+    def _version(self, unet: UNet, text_encoders: list[ClipText], words: Sequence[Embedding]) -> "StableDiffusion":
+        dims = [encoder.config.dim for encoder in text_encoders]
+        learned = [(word, each.vectors_for(dims)) for each in words for word in each.words]
+        other = copy.copy(self)
+        other.unet, other.text_encoders = unet, text_encoders
+        other.prompt_encoder = self.prompt_encoder.version(text_encoders, learned)
+        return other
 
     @overload
     def generate(self, prompt: str, *, n: None = None, **settings: Any) -> Picture: ...

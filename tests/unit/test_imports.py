@@ -20,7 +20,7 @@ ALLOWED = {
     "models": {"fields", "nn"},
     "images": set(),
     "text": set(),
-    "weights": {"fields", "models", "nn", "text"},
+    "weights": {"fields", "images", "models", "nn", "text"},
     "classifier": {*MODELS, "fields", "taps", "images"},
     "settings": {"fields"},
     "conditioning": {"models", "text"},

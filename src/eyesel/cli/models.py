@@ -37,18 +37,20 @@ def show(
     json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """What a checkpoint is: family, shape, size, precision, and how it is known what the network predicts.
+    """What a checkpoint is: family, shape, size, precision, and how it is known what the network predicts; what a LoRA
+    or an embedding is: its method, base, rank, trigger words, and the modules that it changes.
 
     Example: eyesel models show tiny
     """
     from eyesel.weights.describe import describe
+    from eyesel.weights.embedding_picture import PICTURES
     from eyesel.weights.hub import BUNDLED, resolve
 
-    paths = (
-        [resolve(model, kind=kind) for kind in ("classifier", "painter")]
-        if model in BUNDLED
-        else [resolve(model, offline=offline)]
-    )
+    if model in BUNDLED:
+        paths = [resolve(model, kind=kind) for kind in ("classifier", "painter")]
+    else:  # an embedding may be hidden in a picture, which is no checkpoint otherwise
+        picture = Path(model).suffix.lower() in PICTURES and Path(model).is_file()
+        paths = [Path(model) if picture else resolve(model, offline=offline)]
     facts = [describe(path) for path in paths]
     if json:
         print_json(facts)

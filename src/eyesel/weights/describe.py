@@ -11,6 +11,7 @@ from typing import Any
 from eyesel.errors import CheckpointError
 from eyesel.fields import readable
 from eyesel.weights import clip_format, diffusers_format
+from eyesel.weights.describe_adapters import describe_adapter
 from eyesel.weights.files import find_weights, open_tensors, read_json
 from eyesel.weights.ldm_format import UNET_PREFIX
 from eyesel.weights.load import StoredModel
@@ -27,6 +28,9 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
+    if adapter := describe_adapter(path):
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        return {"path": str(path), **adapter, "bytes": sum(file.stat().st_size for file in files)}
     if path.is_file():
         return _file(path)
     if (path / "model_index.json").is_file():

@@ -96,17 +96,22 @@ def read_tensor_metadata(path: Path) -> dict[str, str]:
     return _header(path)[0].get("__metadata__") or {} if path.suffix == ".safetensors" else {}
 
 
-# Stands for the training callback that the first published checkpoints name, and does nothing.
-_CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
+# Stand for the training callback that the first published checkpoints name, and for the table in which the first
+# embeddings keep their vectors; they do nothing but hold.
+_STAND_INS: list[Any] = [
+    type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"}),
+    type("ParameterDict", (), {"__module__": "torch.nn.modules.container"}),
+]
 
 
-def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+def read_pickle(path: Path) -> Any:
+    """What a pickle of torch holds: tensors, and plain Python in which they lie."""
     try:
-        with torch.serialization.safe_globals([_CALLBACK]):
+        with torch.serialization.safe_globals(_STAND_INS):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except (RuntimeError, ValueError):  # the format before torch 1.6 cannot be mapped
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):  # the name of something else than a tensor
             raise CheckpointError(
@@ -115,6 +120,10 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path} is not a complete PyTorch file; download it again.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a complete PyTorch file; download it again.") from error
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    state = read_pickle(path)
     while isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):

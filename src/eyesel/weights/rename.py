@@ -90,9 +90,15 @@ class RenameTable:
                 continue
             target, parts = self._target(name)
             done.update(parts)
-            whole = from_matrix(joined([tensors[each] for each in parts]), self._form(target))
-            result[target if target.startswith(self.unprefixed or ("\0",)) else self.prefix + target] = whole
+            result[self._prefixed(target)] = from_matrix(joined([tensors[each] for each in parts]), self._form(target))
         return result
+
+    def spelling(self, name: str) -> str:
+        """The file's name for one of ours; of the whole where ours is a part of it."""
+        return self._prefixed(self._target(name)[0])
+
+    def _prefixed(self, target: str) -> str:
+        return target if target.startswith(self.unprefixed or ("\0",)) else self.prefix + target
 
     def write(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same for tensors in memory."""
