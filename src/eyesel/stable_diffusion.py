@@ -3,6 +3,7 @@
 import copy
 import operator
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,12 @@ from eyesel.nn.attention import Tap
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
-from eyesel.text.prompt import loras
+from eyesel.text.prompt import loras as tags
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.diffusers_folder import Recommended, recommended
 from eyesel.weights.hub import resolve
+from eyesel.weights.library import Library
 from eyesel.weights.lora import LoraLike, with_loras
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
@@ -53,11 +55,12 @@ class StableDiffusion:
         zero_negative: bool = False,
         name: str = "",
         recommended: Recommended = AS_USUAL,
+        library: Library | None = None,
     ) -> None:
         self.unet, self.autoencoder = unet, autoencoder
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
-        self.recommended = recommended
+        self.recommended, self.library = recommended, library
         self.device = unet.conv_in.weight.device
         self._check_parts()
         self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl)
@@ -96,6 +99,7 @@ class StableDiffusion:
         ema: bool = False,
         prediction_type: str | None = None,
         zero_terminal_snr: bool | None = None,
+        models_dir: str | Path | None = None,
         offline: bool = False,
     ) -> "StableDiffusion":
         """Open `tiny` (bundled), a hub name (`owner/name[@revision]`), a diffusers folder, or a single .safetensors or
@@ -103,9 +107,13 @@ class StableDiffusion:
 
         `variant` picks weight files of a folder, such as `*.fp16.safetensors`; `ema` takes the averaged weights of a
         single file. `vae` is the file or folder of another autoencoder. `prediction_type` ("epsilon", "v_prediction")
-        and `zero_terminal_snr` overrule what the checkpoint says of its training. Raises `CheckpointError` for other
-        families.
+        and `zero_terminal_snr` overrule what the checkpoint says of its training. `models_dir`, or the environment
+        variable EYESEL_MODELS, is a folder of AUTOMATIC1111 or ComfyUI, or a flat one, in which the checkpoints, LoRAs
+        and embeddings are that names and prompts ask for. Raises `CheckpointError` for other families.
         """
+        library = Library.open(models_dir)
+        if library is not None:
+            name, vae = library.checkpoints().get(str(name), name), library.vaes().get(str(vae), vae)
         path = resolve(name, kind="painter", variant=variant, offline=offline)
         options = Options(
             variant=variant,
@@ -124,6 +132,7 @@ class StableDiffusion:
             zero_negative=bool(parts.index.get("force_zeros_for_empty_prompt")),
             name=str(name),
             recommended=recommended(path),
+            library=library,
         )
 
     def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
@@ -135,6 +144,42 @@ class StableDiffusion:
         """
         adapted = with_loras(self.unet, self.text_encoders, loras, fuse)
         return self._version(adapted.unet, adapted.text_encoders, adapted.words)
+
+    def asked_for(
+        self, prompts: Sequence[str], negative: str | None = None, loras: Sequence[LoraLike] = ()
+    ) -> tuple["StableDiffusion", list[str]]:
+        """The painter with `loras` and what prompts ask for besides, and the prompts without their `<lora:...>`.
+
+        LoRAs and the words of textual inversions are looked up in the folder of models.
+        """
+        read = [tags(prompt) for prompt in prompts]
+        wanted = read[0][1] if read else []
+        if any(others != wanted for _, others in read):
+            raise SettingError("These prompts ask for different LoRAs: paint them in calls of their own.")
+        _, avoided = tags(negative or "")
+        if avoided:
+            raise SettingError(f"The negative prompt asks for the LoRA {avoided[0].name!r}: ask for it in the prompt.")
+        if wanted and self.library is None:
+            raise SettingError(
+                f"The prompt asks for the LoRA {wanted[0].name!r}, and there is no folder to find it in: name one with "
+                "models_dir (--models-dir) or the environment variable EYESEL_MODELS."
+            )
+        painter, said = self, [text for text, _ in read]
+        if self.library is not None:
+            loras = [*loras, *self.library.loras_of(wanted)]
+            painter = painter.with_embeddings(self._fitting(self.library.embeddings_in(*said, negative or "")))
+        return painter.with_loras(loras) if loras else painter, said
+
+    def _fitting(self, files: Sequence[Path]) -> list[Embedding]:
+        """The embeddings that were made for text encoders like these; of the others the word is a word."""
+        fitting, dims = [], tuple(encoder.config.dim for encoder in self.text_encoders)
+        for embedding in map(open_embedding, files):
+            if embedding.widths == dims:
+                fitting.append(embedding)
+            else:
+                made_for = embedding.base or "another model"
+                warnings.warn(f"{embedding.where} is for {made_for}: {embedding.words[0]!r} is a word", stacklevel=2)
+        return fitting
 
     def with_embeddings(self, embeddings: Sequence[str | Path | Embedding]) -> "StableDiffusion":
         """Another painter, which shares everything with this one and knows the words of textual inversions besides.
@@ -186,6 +231,7 @@ class StableDiffusion:
         mask: Any = None,
         seed: int | None = None,
         n: int = 1,
+        loras: Sequence[LoraLike] = (),
         noise: Tensor | None = None,
         tap: Tap | None = None,
         **settings: Any,
@@ -194,15 +240,37 @@ class StableDiffusion:
 
         Prompts are of any length and follow AUTOMATIC1111's conventions: `(word:1.2)` and `[word]` weigh words, `BREAK`
         starts a new chunk, `[fox:owl:0.4]` and `[fox|owl]` change over the steps that are made, `a fox AND an owl :1.2`
-        combines prompts (not in the negative one); `\\(` is a plain bracket.
+        combines prompts (not in the negative one), `<lora:name:0.8>` applies a LoRA of the folder of models, and the
+        name of a textual inversion is a word; `\\(` is a plain bracket.
 
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
         seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
-        channels, h, w), of variance 1, replaces the seeds' first draw. All else are `Settings`.
+        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. All else are
+        `Settings`.
         """
         chosen = Settings.of(settings)
         chosen.check_for(image is not None, mask is not None)
-        prompts = self._checked_prompts(prompt, n, chosen.negative)
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        painter, said = self.asked_for(prompts, chosen.negative, loras)
+        if not prompts or any(not p.strip() for p in prompts):
+            raise SettingError("The prompt is empty: say what to paint.")
+        if not isinstance(n, int) or n < 1:
+            raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
+        said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
+        return painter._steps(said, typed, image, mask, seed, noise, tap, chosen)
+
+    def _steps(
+        self,
+        prompts: list[str],
+        typed: list[str],
+        image: Any,
+        mask: Any,
+        seed: int | None,
+        noise: Tensor | None,
+        tap: Tap | None,
+        chosen: Settings,
+    ) -> Iterator[Painting]:
+        """The same for prompts, one for each image, without the tags that were `typed`."""
         canvas = None if image is None else prepare(image, mask, chosen, self.picture_size())
         self._check_task(canvas)
         size = self.picture_size(chosen.size if canvas is None else canvas.view.size)
@@ -225,7 +293,7 @@ class StableDiffusion:
         first = Pass(call, size, self._latent_shape(len(prompts), size), call.steps, known, noise)
         larger = self._larger(call, size)
         strength = None if known is None else known.strength
-        return self._paint(call, first, larger, partial(self._finished, call, canvas, size, strength))
+        return self._paint(call, first, larger, partial(self._finished, call, typed, canvas, size, strength))
 
     def _paint(
         self, call: Call, first: Pass, larger: tuple[int, int] | None, finish: Callable[[Tensor], list[Picture]]
@@ -239,19 +307,6 @@ class StableDiffusion:
             start = Known(self._enlarged(step.x, larger, settings.hires_upscaler), settings.hires_strength)
             for step in Pass(call, larger, shape, settings.hires_steps or call.steps, start).solve():
                 yield Painting(steps + step.index, total, step.x, step.denoised, finish)
-
-    def _checked_prompts(self, prompt: str | list[str], n: int, negative: str | None) -> list[str]:
-        """One for each image."""
-        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
-        for text in (*prompts, negative or ""):
-            _, wanted = loras(text)  # which also refuses what is no text
-            if wanted:
-                raise SettingError(f"The prompt asks for the LoRA {wanted[0].name!r}, which cannot be applied yet.")
-        if not prompts or any(not p.strip() for p in prompts):
-            raise SettingError("The prompt is empty: say what to paint.")
-        if not isinstance(n, int) or n < 1:
-            raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
-        return [p for p in prompts for _ in range(n)]
 
     def _seeds(self, seed: int | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
         """Of each image. Variations share the seed, as in AUTOMATIC1111, and differ in what its noise is mixed with."""
@@ -297,7 +352,13 @@ class StableDiffusion:
         return F.interpolate(latents, shape, mode="bicubic" if upscaler == "latent_bicubic" else "bilinear")
 
     def _finished(
-        self, call: Call, canvas: Canvas | None, size: tuple[int, int], strength: float | None, latents: Tensor
+        self,
+        call: Call,
+        typed: list[str],
+        canvas: Canvas | None,
+        size: tuple[int, int],
+        strength: float | None,
+        latents: Tensor,
     ) -> list[Picture]:
         """Pictures of latents, with the record of how they were made."""
         images = self.decode(latents)
@@ -318,7 +379,7 @@ class StableDiffusion:
         del record["size"]
         pictures = []
         for i, image in enumerate(images):
-            own = {"prompt": call.prompts[i], **record}
+            own = {"prompt": typed[i], **record}
             if strength is not None:
                 own["strength"] = strength
             if call.variation is not None:

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import save_file
 
 import eyesel
 from command_line import files, refused
@@ -108,12 +110,12 @@ def test_a_picture_of_automatic1111(run, painter, tmp_path):
 
 
 def test_what_cannot_be_repeated_is_told(run, painter, tmp_path):
-    record = {"prompt": "a fox", "seed": 7, "steps": 1, "model": str(painter), "loras": [["ink", 0.5, 1]], "glow": 2}
+    record = {"prompt": "a fox", "seed": 7, "steps": 1, "model": str(painter), "expand": [8, 0, 0, 0], "glow": 2}
     save_image(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"eyesel": json.dumps(record)})
     code, _, err = run("generate", "--from", "a.png", "-o", "b.png")
     assert code == 0 and err.splitlines() == [
         "eyesel: note: a.png also says what means nothing here: glow: 2",
-        "eyesel: note: a.png also says loras, which this command cannot repeat",
+        "eyesel: note: a.png also says expand, which this command cannot repeat",
     ]
 
 
@@ -285,3 +287,70 @@ def test_inpainting_again(run, painter, tmp_path, options):
     assert run(*command, PROMPT, "-m", painter, "--steps", 3, "--seed", 7, *options, "-o", "a.png")[0] == 0
     assert run(*command, "--from", "a.png", "-o", "b.png")[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, painter):
+    """A folder of models with two LoRAs and an embedding for the tiny painter."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("Lora", "embeddings", "Stable-diffusion"):
+        (folder / name).mkdir()
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    for name in ("ink", "oil"):
+        tensors = {f"{stem}.lora_down.weight": draw(2, 24), f"{stem}.lora_up.weight": draw(16, 2)}
+        save_file(tensors, folder / "Lora" / f"{name}.safetensors")
+    save_file({"emb_params": draw(2, 24)}, folder / "embeddings" / "sketchy.safetensors")
+    save_file({"emb_params": draw(2, 768)}, folder / "embeddings" / "other.safetensors")
+    return folder
+
+
+def test_loras_and_learned_words(run, painter, models, tmp_path):
+    options = ["-m", painter, "--steps", 2, "--seed", 7, "--models-dir", models]
+
+    def paint(prompt, *more):
+        code, _, err = run("generate", prompt, *options, *more, "-o", "x.png")
+        assert (code, err) == (0, "")
+        return pixels(tmp_path / "x.png")
+
+    plain, ink = paint("a fox"), paint("a fox <lora:ink:0.8>")
+    assert not np.array_equal(plain, ink) and read_metadata(tmp_path / "x.png")["parameters"].startswith(
+        "a fox <lora:ink:0.8>\n"
+    )
+    assert np.array_equal(ink, paint("a fox ", "--lora", "ink:0.8"))
+    assert np.array_equal(ink, paint("a fox ", "--lora", f"{models / 'Lora' / 'ink.safetensors'}:0.3:0.8"))
+    assert np.array_equal(paint("a fox <lora:ink:0>"), paint("a fox "))
+    both = paint("a fox <lora:ink:0.8>", "--lora", "oil")
+    assert not np.array_equal(both, ink)
+    assert run("generate", "--from", "x.png", "--models-dir", models, "-o", "y.png")[0] == 0
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+    assert not np.array_equal(paint("a sketchy fox"), paint("a sketchi fox"))
+    code, _, err = run("generate", "any other fox", *options, "-o", "x.png")
+    assert code == 0 and "is for Stable Diffusion 1: 'other' is a word" in err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ("a fox <lora:inc:0.8>", [], ["inc", "did you mean ink"]),
+        ("a fox <lora:../../ink:0.8>", [], ["ink"]),
+        ("a fox <lora:ink:200>", [], ["100"]),
+        ("a fox", ["--lora", "ink:much"], ["ink:much", "FILE:0.8"]),
+        ("a fox", ["--lora", "ink:200"], ["200", "100"]),
+        ("a fox", ["--negative", "<lora:ink:0.8>"], ["negative prompt", "ink"]),
+        ("a fox <hypernet:x:1>", [], ["hypernetwork"]),
+        ("a fox", ["--models-dir", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_loras_that_are_refused(run, painter, models, prompt, options, words):
+    folder = [] if "--models-dir" in options else ["--models-dir", models]
+    refused(run("generate", prompt, "-m", painter, *folder, *options), *words)
+
+
+def test_loras_without_a_folder_of_models(run, painter):
+    refused(run("generate", "a fox <lora:ink:0.8>", "-m", painter), "ink", "--models-dir")
+    refused(run("generate", "a fox", "-m", painter, "--lora", "ink.safetensors"), "ink.safetensors")

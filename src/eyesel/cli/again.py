@@ -26,6 +26,8 @@ def _option(source: str, name: str, value: Any) -> Any:
     """A setting in the form in which it is typed."""
     if name == "model":
         return lambda: _here(source, value)  # called unless a model was typed
+    if name == "loras":
+        return [f"{file}:{text}:{unet}" for file, text, unet in value]
     if name == "size":
         return "{}x{}".format(*value)
     return ",".join(map(repr, value)) if isinstance(value, tuple) else value

@@ -41,6 +41,8 @@ def generate(
     hires_upscaler: Annotated[
         str, typer.Option(help="latent, latent_bicubic, latent_nearest or lanczos (the picture).")
     ] = "latent",
+    loras: p.Loras = None,
+    models_dir: p.ModelsDir = None,
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,
     model_hash: p.ModelHash = False,

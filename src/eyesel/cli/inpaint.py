@@ -56,6 +56,8 @@ def inpaint(
     variation_seed: p.VariationSeed = None,
     variation_strength: p.VariationStrength = 0.0,
     seamless: p.Seamless = False,
+    loras: p.Loras = None,
+    models_dir: p.ModelsDir = None,
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,
     model_hash: p.ModelHash = False,

@@ -3,6 +3,7 @@
 The options go by the names of `Settings` and of `StableDiffusion.load`: a command's parameters are handed on by name.
 """
 
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -17,6 +18,8 @@ from eyesel.settings import Settings
 
 if TYPE_CHECKING:
     from eyesel.picture import Picture
+    from eyesel.weights.library import Library
+    from eyesel.weights.lora import LoraFile
 
 MOST_PICTURES = 10_000
 ENTRIES = 6_000  # bytes: what the settings of a picture take at most in a JPEG, besides the prompts
@@ -93,6 +96,23 @@ ModelHash = Annotated[
     bool, typer.Option("--model-hash", help="Write down the hash of the model's file, by which Civitai finds it.")
 ]
 Variant = Annotated[str | None, typer.Option(help="Of a folder's weight files, such as fp16.")]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        help="A LoRA, or its name in the folder of models; FILE:TEXT:UNET weighs its halves. May be repeated.",
+    ),
+]
+ModelsDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        envvar="EYESEL_MODELS",
+        help="A folder of models, as AUTOMATIC1111 or ComfyUI keep theirs: <lora:name> and embeddings in prompts, "
+        "and checkpoints by name.",
+    ),
+]
 Expand = Annotated[
     Any,
     typer.Option(
@@ -102,7 +122,17 @@ Expand = Annotated[
     ),
 ]
 
-LOADING = ("device", "precision", "variant", "vae", "ema", "prediction_type", "zero_terminal_snr", "offline")
+LOADING = (
+    "device",
+    "precision",
+    "variant",
+    "vae",
+    "ema",
+    "prediction_type",
+    "zero_terminal_snr",
+    "models_dir",
+    "offline",
+)
 SETTINGS = tuple(field.name for field in fields(Settings))
 
 
@@ -132,11 +162,15 @@ def paint(
     if settings["variation_strength"] and settings["variation_seed"] is None:
         settings["variation_seed"] = secrets.randbelow(2**32)
     loading = {name: parameters[name] for name in LOADING}
-    hashed = {}
+    noted: dict[str, Any] = {"prompt": prompt}
     if parameters["model_hash"]:
         file = resolve(parameters["model"], kind="painter", variant=loading["variant"], offline=loading["offline"])
-        hashed["model_hash"] = short_hash(file)
+        noted["model_hash"] = short_hash(file)
     painter = StableDiffusion.load(parameters["model"], **loading)
+    loras = [lora_file(text, painter.library) for text in parameters["loras"] or ()]
+    if loras:
+        noted["loras"] = [[str(lora.path), lora.text_weight, lora.unet_weight] for lora in loras]
+    painter, [said] = painter.asked_for([prompt], settings["negative"], loras)
     if image is None:
         check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
     done: list[tuple[Path, Picture]] = []
@@ -147,10 +181,10 @@ def paint(
                     one = {**settings, "seed": seed, "variation_seed": settings["variation_seed"] + i}
                 else:
                     one = {**settings, "seed": seed + i}
-                for painting in painter.steps(prompt, image=image, mask=mask, **one):
+                for painting in painter.steps(said, image=image, mask=mask, **one):
                     advance(1 / painting.total)
                 picture = painting.pictures()[0]
-                picture = replace(picture, settings=picture.settings | hashed)
+                picture = replace(picture, settings=picture.settings | noted)
                 picture.save(path, parameters["enlarge"])
                 done.append((path, picture))
     except KeyboardInterrupt:
@@ -158,6 +192,23 @@ def paint(
         typer.echo(f"eyesel: interrupted; {len(done)} of {n} pictures are finished.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     report(done, parameters["json"])
+
+
+def lora_file(text: str, library: "Library | None") -> "LoraFile":
+    """What FILE, FILE:WEIGHT or FILE:TEXT:UNET names; a file, or a LoRA of the folder of models."""
+    from eyesel.weights.lora import LoraFile
+
+    found = re.fullmatch(r"(?P<name>.+?)(:(?P<text>[^:/\\]*)(:(?P<unet>[^:/\\]*))?)?", text)
+    name, weights = (found["name"], (found["text"], found["unet"])) if found else (text, (None, None))
+    try:
+        text_weight = 1.0 if weights[0] is None else float(weights[0])
+        unet_weight = text_weight if weights[1] is None else float(weights[1])
+    except ValueError:
+        raise SettingError(f"--lora {text!r} cannot be read; write FILE or FILE:0.8.") from None
+    path = Path(name)
+    if not path.exists() and library is not None:
+        path = library.find_lora(name)
+    return LoraFile(path, text_weight, unet_weight)
 
 
 def report(done: "list[tuple[Path, Picture]]", json: bool) -> None:
