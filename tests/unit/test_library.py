@@ -90,6 +90,14 @@ def test_tags(library):
     ]
 
 
+def test_links_are_followed_once(library, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    put(disk / "far.safetensors", LORA)
+    (library.folder / "models" / "Lora" / "disk").symlink_to(disk)
+    (disk / "round").symlink_to(disk)
+    assert library.find_lora("far").parent.name == "disk"
+
+
 def test_of_two_files_of_one_name_safetensors_counts(library):
     torch.save(LORA, library.folder / "models" / "Lora" / "file.ckpt")
     assert library.find_lora("file").suffix == ".safetensors"

@@ -96,7 +96,7 @@ def test_another_family_is_refused_by_its_name(sd1, tmp_path):
     ("tensors", "message"),
     [
         (pair("lora_unet_nothing_here", 4, 4), r"does not have: lora_unet_nothing_here; take"),
-        ({**pair(f"lora_unet_{TO_K}", 16, 24), "surprise": torch.ones(2)}, "no part of a LoRA: surprise"),
+        ({**pair(f"lora_unet_{TO_K}", 16, 24), "surprise": torch.ones(2)}, "does not know in a LoRA: surprise"),
         (pair(f"lora_unet_{TO_K.replace('attn2', 'attn1')}", 16, 24), r"attn1_to_k do not make \(16, 16\)"),
         (pair(f"lora_unet_{TO_K.replace('attn2', 'attn1')}", 12, 16), r"attn1_to_k do not make \(16, 16\)"),
         (
@@ -123,6 +123,7 @@ def test_another_family_is_refused_by_its_name(sd1, tmp_path):
             "there under two names",
         ),
         ({**pair(f"lora_unet_{TO_K}", 16, 24), f"lora_unet_{TO_K}.dora_scale": torch.ones(5, 1)}, "do not make"),
+        ({f"lora_unet_{TO_K}.oft_blocks": torch.ones(2, 4, 4)}, "does not know in a LoRA: .*oft_blocks"),
         ({"emb_params": torch.ones(2, 24)}, "This is a textual-inversion embedding: .* cannot be opened as a LoRA"),
         ({"something": torch.ones(2)}, "not a checkpoint of a known family"),
     ],

@@ -79,7 +79,7 @@ class Product(nn.Module):
 
 
 def _frozen(factor: Tensor, like: Tensor) -> nn.Parameter:
-    factor = factor.to(like.device, like.dtype)
+    factor = factor.to(like.device, like.dtype, copy=True)  # the file may go
     if not factor.isfinite().all():
         raise SettingError(f"The LoRA holds numbers that are no numbers in {like.dtype}: lower its weight.")
     return nn.Parameter(factor, requires_grad=False)

@@ -120,14 +120,15 @@ class Library:
 
 def _inside(home: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files below a folder; hidden ones, and the previews that AUTOMATIC1111 puts beside its files, do not count."""
-    return [
-        path
-        for path in sorted(home.rglob("*"))
-        if path.suffix.lower() in suffixes
-        and not path.stem.endswith(".preview")
-        and not any(part.startswith(".") for part in path.relative_to(home).parts)
-        and path.is_file()
-    ]
+    found: list[Path] = []
+    seen = set()
+    for folder, folders, names in os.walk(home, followlinks=True):  # people link to another disk
+        real = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not name.startswith(".")] if real not in seen else []
+        paths = [Path(folder, name) for name in names if not name.startswith(".")] if real not in seen else []
+        seen.add(real)
+        found += [path for path in paths if path.suffix.lower() in suffixes and not path.stem.endswith(".preview")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _by_name(files: Mapping[str, Path]) -> dict[str, Path]:

@@ -185,10 +185,11 @@ def _stored(
             by_module.setdefault(module, {})[factor] = stored
         else:
             unknown.append(name)
+    family = family_of_tensors(tensors)
+    if unknown and (by_module or family == "a LoRA"):
+        raise CheckpointError(f"{path} has tensors of a kind that eyesel does not know in a LoRA: {listed(unknown)}.")
     if not by_module:
-        raise refuse(path, family_of_tensors(tensors), "a LoRA")
-    if unknown:
-        raise CheckpointError(f"{path} has tensors that are no part of a LoRA: {listed(unknown)}.")
+        raise refuse(path, family, "a LoRA")
     modules = {}
     for module, factors in by_module.items():
         prefix = next((prefix for prefix in configs if module.startswith(prefix)), "")

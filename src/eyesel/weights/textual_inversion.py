@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eyesel.errors import CheckpointError
@@ -132,9 +133,9 @@ def _by_encoder(tensors: Mapping[str, Tensor]) -> list[Tensor]:
 def _embedding(words: Sequence[str], vectors: Sequence[Tensor], where: str) -> Embedding:
     read = []
     for each in vectors:
-        each = each.detach()
-        if each.dim() not in (1, 2) or not each.numel() or not each.is_floating_point() or not each.isfinite().all():
+        values = each.detach().to(torch.float32, copy=True)  # the file may go
+        if each.dim() not in (1, 2) or not each.numel() or not each.is_floating_point() or not values.isfinite().all():
             shape = tuple(each.shape)
             raise CheckpointError(f"{where} holds numbers of shape {shape} that are no vectors of a word.")
-        read.append(each.reshape(-1, each.shape[-1]))
+        read.append(values.reshape(-1, each.shape[-1]))
     return Embedding(tuple(words), tuple(read), where)
