@@ -21,12 +21,14 @@ ALLOWED = {
     "images": set(),
     "text": set(),
     "weights": {"fields", "models", "nn", "text"},
-    "classifier": {*MODELS, "fields", "taps", "images"},
+    "attention": {"taps", "images"},
+    "explain": {"models", "taps"},
+    "classifier": {*MODELS, "fields", "taps", "images", "attention", "explain"},
     "conditioning": {"models", "text"},
     "picture": {"images"},
     "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},
-    "cli": {"classifier", "stable_diffusion", "picture", "images", "weights", "__init__"},
-    "__init__": {"classifier", "stable_diffusion", "images", "picture"},
+    "cli": {"classifier", "attention", "stable_diffusion", "picture", "images", "weights", "__init__"},
+    "__init__": {"classifier", "attention", "stable_diffusion", "images", "picture"},
 }
 
 # Third-party packages of the core, by room; the standard library is free.
@@ -41,6 +43,8 @@ THIRD_PARTY = {
     "text": {"tokenizers"},
     "conditioning": {"torch"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
+    "attention": {"torch", "numpy", "PIL"},
+    "explain": {"torch"},
     "classifier": {"torch", "numpy", "PIL"},
     "picture": {"torch", "PIL"},
     "stable_diffusion": {"torch", "PIL"},
