@@ -42,11 +42,13 @@ class Attention:
     target: str | None = None
     outliers: Tensor | None = None
 
-    def overlay(self, opacity: float = 0.5) -> Image.Image:
+    def overlay(self, opacity: float | None = None) -> Image.Image:
         """The picture under its heat map; small pictures are enlarged. Several maps become a sheet with titles.
 
-        `norms` shows the outliers framed.
+        `norms` shows the outliers framed. The default opacity is 0.5; the colours of `pca` are shown alone.
         """
+        if opacity is None:
+            opacity = 1.0 if self.method == "pca" else 0.5
         if not self.layers and not self.heads:
             return self._overlay((), opacity)
         if self.layers and self.heads:
@@ -56,7 +58,7 @@ class Attention:
         cells += [self._cell((i,), opacity) for i in range(len(self.layers or self.heads))]
         return sheet([cells[i : i + CELLS_A_ROW] for i in range(0, len(cells), CELLS_A_ROW)], SIDE)
 
-    def save(self, path: str | Path, opacity: float = 0.5) -> None:
+    def save(self, path: str | Path, opacity: float | None = None) -> None:
         """Write the overlay as PNG, JPEG or WebP, or `heat` as an array in a `.npy` file, all of it or nothing."""
         if check_writable(path, WRITABLE_MAPS).suffix.lower() != ".npy":
             save_image(self.overlay(opacity), path)

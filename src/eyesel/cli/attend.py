@@ -52,7 +52,9 @@ def attend(
         bool, typer.Option("--mask-outliers", help="Fill patches of high norm from their neighbours.")
     ] = False,
     outlier_ratio: Annotated[float, typer.Option(help="What is a high norm, in medians of the picture.")] = 2.0,
-    opacity: Annotated[float, typer.Option(help="Of the heat map over the picture.")] = 0.5,
+    opacity: Annotated[
+        float | None, typer.Option(help="Of the heat map over the picture, 0 to 1; default 0.5, for pca 1.")
+    ] = None,
     json: Json = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",

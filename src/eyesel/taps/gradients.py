@@ -11,6 +11,8 @@ from torch import Tensor
 from eyesel.errors import SettingError
 from eyesel.nn.attention import Site
 
+SCALE = 1024.0  # so that small gradients are not lost in float16
+
 
 class Traced:
     def __init__(self, layers: Collection[int]) -> None:
@@ -34,8 +36,8 @@ class Traced:
                 "nothing was traced: run a model with this tap, with gradients enabled, and layers it has."
             )
         kept = [self._kept[layer] for layer in sorted(self._kept)]
-        gradients = torch.autograd.grad(score, kept)
-        return _stacked(kept), _stacked(gradients)
+        gradients = torch.autograd.grad(score * SCALE, kept)
+        return _stacked(kept), _stacked(gradients) / SCALE
 
 
 class TracedMaps(Traced):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageEnhance
 
 from eyesel.errors import SettingError
 
 SMALL = 256  # pictures with no side longer than this are enlarged...
 SHOWN = 512  # ...to at least this
+FADING = 1.5  # how much of its saturation the picture loses under an opacity of 1, where at most all is lost
 FRAME = (0, 255, 255)  # a colour that the colour map has not
 
 # matplotlib's "inferno" at ten equal steps: lightness grows evenly from nearly black to nearly white, so that more
@@ -30,10 +31,11 @@ def overlay(
 ) -> Image.Image:
     """The picture with `heat` (h, w), an array or tensor of any scale, over it at opacity `alpha` from 0 to 1.
 
-    The heat is stretched to the picture (bicubic), its 1st percentile becomes black and its 99th bright yellow. Colours
-    (h, w, 3) from 0 to 1 may take its place and are shown as they are. Patches that are `marked` (h, w) are framed. The
-    result is an RGB image of the picture's size; a picture no larger than 256 pixels is enlarged first, by a whole
-    factor and without smoothing, to 512 or more, so that there is something to see.
+    The heat is stretched to the picture (bicubic), its 1st percentile becomes black and its 99th bright yellow. The
+    picture's own colours fade where it is covered, or they would be taken for heat. Colours (h, w, 3) from 0 to 1 may
+    take the place of heat and are shown as they are. Patches that are `marked` (h, w) are framed. The result is an RGB
+    image of the picture's size; a picture no larger than 256 pixels is enlarged first, by a whole factor and without
+    smoothing, to 512 or more, so that there is something to see.
     """
     values = torch.as_tensor(heat).detach().float().cpu().numpy()  # (h, w) or (h, w, 3)
     if (values.ndim != 2 and values.shape[2:] != (3,)) or values.size == 0 or not np.isfinite(values).all():
@@ -43,12 +45,13 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise SettingError(f"the opacity {alpha} is out of range: use 0 (only the picture) to 1 (only the heat map).")
     picture = enlarged(image)
+    faded = ImageEnhance.Color(picture).enhance(max(0.0, 1 - FADING * alpha))
     if values.ndim == 2:
         colours = colour_map(_stretched(_normalised(values), picture.size))
     else:
         channels = [_stretched(np.ascontiguousarray(channel), picture.size) for channel in np.moveaxis(values, -1, 0)]
         colours = 255 * np.stack(channels, axis=-1)  # (H, W, 3)
-    mixed = (1 - alpha) * np.asarray(picture, np.float32) + alpha * colours
+    mixed = (1 - alpha) * np.asarray(faded, np.float32) + alpha * colours
     shown = Image.fromarray(mixed.round().astype(np.uint8))
     if marked is not None:
         _frame(shown, np.asarray(marked))
