@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eyesel.errors import SettingError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.vit import ViT, ViTConfig
 from eyesel.taps.gradients import Traced, TracedMaps, TracedTokens, class_activation, positive_evidence
 from eyesel.taps.maps import AttentionMaps
@@ -121,6 +121,8 @@ def _looks(model: ViT, pixels: Tensor, question: Question) -> Iterator[Look]:
     shown = question.layers(model.config)
     chosen = question.heads(model.config)
     maps, classes = _read(model, pixels, question, shown, grid)
+    if not maps.isfinite().all():
+        raise CheckpointError("This model gives maps that are no numbers; try --precision float32.")
     heat = _heat(maps, question, shown, chosen, grid)
     outliers = None
     if question.method == "norms" or question.mask_outliers:
@@ -181,7 +183,7 @@ def _attention(model: ViT, pixels: Tensor, layers: Sequence[int]) -> Tensor:
 def _traced(model: ViT, pixels: Tensor, tap: Traced, target: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """What the tap kept, the gradient of the class's logit with respect to it, and the classes (B,)."""
     with torch.inference_mode(False), torch.enable_grad():
-        logits = model(pixels.clone(), tap).float()  # (B, classes); a clone, for pixels of a caller's inference mode
+        logits = model(pixels, tap).float()  # (B, classes)
         classes = logits.argmax(-1) if target is None else torch.full_like(logits[:, 0], target, dtype=torch.long)
         kept, gradients = tap.with_gradients(logits.gather(1, classes[:, None]).sum())
     return kept, gradients, classes.cpu()
