@@ -90,6 +90,7 @@ def preference(eye: eyesel.ImageClassifier, pairs: list[tuple[world.Triple, worl
     rng = random.Random("pairs")
     won: dict[str, list[bool]] = {"gradient-rollout": [], "gradcam": []}
     for left, right in pairs:
+        right = right._replace(colour=left.colour)
         wide, picture = side_by_side(eye, left, right, rng)
         for method, hits in won.items():
             shares = []
@@ -163,7 +164,7 @@ def main() -> None:
     figures = {
         "pictures": len(pictures),
         "faithfulness": faithfulness(eye, pictures, options.steps),
-        "preference": preference(eye, list(zip(mixed[:32], mixed[32:64], strict=True))),
+        "preference": preference(eye, list(zip(mixed[:64], mixed[64:], strict=True))),
     }
     print(json.dumps(figures, indent=2))
 

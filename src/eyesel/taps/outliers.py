@@ -25,11 +25,12 @@ def without_outliers(heat: Tensor, outliers: Tensor) -> Tensor:
     outside inwards.
     """
     kernel = torch.ones(1, 1, 3, 3)
-    values = heat.masked_fill(outliers, 0).flatten(0, -3)[:, None]  # (X, 1, rows, columns)
-    known = (~outliers).expand(heat.shape).flatten(0, -3)[:, None].float()
+    single = -1, 1, *heat.shape[-2:]
+    values = heat.masked_fill(outliers, 0).reshape(single)  # (X, 1, rows, columns)
+    known = (~outliers).expand(heat.shape).reshape(single).float()
     while not known.all():
         count = F.conv2d(known, kernel, padding=1)
         filled = F.conv2d(values, kernel, padding=1) / count.clamp(min=1)
         values = torch.where(known > 0, values, filled)
         known = (count > 0).float()
-    return values[:, 0].reshape(heat.shape)
+    return values.reshape(heat.shape)
