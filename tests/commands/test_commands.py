@@ -129,7 +129,7 @@ def test_attend_speaks_of_what_it_did(run, picture, classifier):
     code, out, _ = run("attend", picture, "-m", classifier, "-o", "a.png", "--method", "gradcam", "--class", "fox")
     assert code == 0 and out == "a.png: gradcam of fox on 4 x 4 patches\n"
     code, out, _ = run("attend", picture, "-m", classifier, "-o", "a.png", "--mask-outliers")
-    assert code == 0 and re.fullmatch(r"a.png: rollout on 4 x 4 patches, \d+ outliers\n", out)
+    assert code == 0 and re.fullmatch(r"a.png: rollout on 4 x 4 patches, outliers: \d+\n", out)
 
 
 def test_attend_writes_sheets_and_arrays(run, picture, classifier, tmp_path):

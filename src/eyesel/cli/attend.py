@@ -101,7 +101,7 @@ def attend(
     for entry in done:
         rows, columns = entry["grid"]
         of_class = f" of {entry['class']}" if entry["class"] else ""
-        outliers = f", {entry['outliers']} outliers" if entry["outliers"] is not None else ""
+        outliers = f", outliers: {entry['outliers']}" if entry["outliers"] is not None else ""
         typer.echo(f"{entry['output']}: {method}{of_class} on {rows} x {columns} patches{outliers}")
 
 
