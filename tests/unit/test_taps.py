@@ -83,8 +83,8 @@ def test_gradients_say_what_a_small_step_does(kind):
     class Nudged(kind):
         step = 0.0
 
-        def _keep(self, site, kept):
-            if site.layer == 1:
+        def keep(self, layer, kept):
+            if layer == 1:
                 kept = kept.clone()
                 kept[1, 2, 3] += self.step  # of maps a row, of tokens one number
             return kept

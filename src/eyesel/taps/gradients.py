@@ -22,8 +22,9 @@ class Traced:
     def wants(self, site: Site) -> bool:
         return not site.cross and site.layer in self.layers
 
-    def _keep(self, site: Site, x: Tensor) -> Tensor:
-        self._kept[site.layer] = x = x if x.requires_grad else x.detach().requires_grad_()
+    def keep(self, layer: int, x: Tensor) -> Tensor:
+        """Remember x, a tensor of the pass, which goes on with it; the graph begins here if it has not yet."""
+        self._kept[layer] = x if x.requires_grad else x.requires_grad_()
         return x
 
     def with_gradients(self, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,14 +45,14 @@ class TracedMaps(Traced):
     """The attention probabilities (B, heads, N, N) of `layers`: what gradient rollout reads."""
 
     def probs(self, site: Site, p: Tensor) -> Tensor:
-        return self._keep(site, p)
+        return self.keep(site.layer, p)
 
 
 class TracedTokens(Traced):
     """The normed tokens (B, N, dim) before the attention of `layers`: what Grad-CAM reads. No softmax is paid for."""
 
     def tokens(self, site: Site, x: Tensor) -> Tensor:
-        return self._keep(site, x)
+        return self.keep(site.layer, x.view_as(x))  # what passes by the attention is not meant
 
 
 def positive_evidence(maps: Tensor, gradients: Tensor) -> Tensor:
