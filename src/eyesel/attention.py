@@ -27,7 +27,7 @@ class Attention:
     `maps` is what was read of every layer that it took. For `attention` and `rollout` these are the probabilities
     (layers, heads, tokens, tokens), for `gradient-rollout` times the class's gradient where that is positive; for
     `gradcam` the signed class activations (layers, tokens), for `norms` (layers, tokens), and for `pca` the features
-    (layers, tokens, dim). Token 0 is the class token.
+    (layers, tokens, dim). The class token and its like come before the patches.
 
     `target` is the label that `gradient-rollout` and `gradcam` looked for. `outliers` (rows, columns), with (layers,)
     in front like `heat`, marks the tokens of high norm; it is there for `norms` and where outliers were masked.

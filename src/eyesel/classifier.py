@@ -167,8 +167,8 @@ class ImageClassifier:
     ) -> Attention | list[Attention]:
         """What the model looks at in a picture; of a list of pictures, a list of those.
 
-        - `rollout` (Abnar & Zuidema 2020) follows what the class token attends to through the layers, up to `layer`;
-        - `attention` is what it attends to in one layer;
+        - `rollout` (Abnar & Zuidema 2020) follows what the head sees through the layers, from `layer` to the patches;
+        - `attention` is what the token that the head sees attends to in one layer;
         - `gradient-rollout` (Chefer et al. 2021) is a rollout of that attention alone which speaks for a class;
         - `gradcam` (Selvaraju et al. 2017) weighs the normed tokens before a layer's attention by the class's gradient;
         - `norms` is how long the vectors are that a layer puts out, with the outliers marked;
