@@ -4,24 +4,11 @@ import argparse
 from importlib.resources import files
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 from eyesel import ImageClassifier, StableDiffusion, open_image
+from eyesel.taps.sheet import sheet
 
 PROMPT = "a large fox on a blue background"
 REAL = files("eyesel") / "assets" / "tiny" / "examples" / "owl.png"
-SIDE, MARGIN, LINE = 320, 24, 24  # pixels of the sheet
-
-
-def sheet(cells: list[tuple[str, Image.Image]]) -> Image.Image:
-    """Titled pictures side by side on white."""
-    page = Image.new("RGB", (MARGIN + len(cells) * (SIDE + MARGIN), SIDE + 2 * MARGIN + LINE), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
-    for i, (title, picture) in enumerate(cells):
-        x = MARGIN + i * (SIDE + MARGIN)
-        draw.text((x, MARGIN / 2), title, "black", font)
-        page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, MARGIN + LINE))
-    return page
 
 
 def main() -> None:
@@ -53,7 +40,7 @@ def main() -> None:
             (f"{name}: {predictions[0].label} {predictions[0].score:.0%}", picture),
             ("attention rollout", overlay),
         ]
-    sheet(cells).save(folder / "demo.png")
+    sheet([cells]).save(folder / "demo.png")
     print(f"all of it on one sheet: {folder / 'demo.png'}")
 
 

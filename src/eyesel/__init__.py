@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eyesel.classifier import Attention as Attention
+    from eyesel.attention import Attention as Attention
     from eyesel.classifier import ImageClassifier as ImageClassifier
     from eyesel.classifier import Prediction as Prediction
     from eyesel.errors import CheckpointError as CheckpointError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use, so that `import eyesel` (and `eyesel --help`) does not wait for torch.
 _HOME = {
-    "Attention": "classifier",
+    "Attention": "attention",
     "ImageClassifier": "classifier",
     "Prediction": "classifier",
     "CheckpointError": "errors",

@@ -4,12 +4,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from eyesel.errors import SettingError
+
+T = TypeVar("T")
 
 Model = Annotated[
     str,
@@ -42,8 +43,8 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def batches(files: list[Path], size: int) -> Iterator[list[Path]]:
-    """The files, `size` at a time."""
+def batches(files: list[T], size: int) -> Iterator[list[T]]:
+    """The files, or what is known of them, `size` at a time."""
     if size < 1:
         raise SettingError(f"--batch-size is {size}; it must be at least 1.")
     for start in range(0, len(files), size):

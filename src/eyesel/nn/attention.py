@@ -1,8 +1,8 @@
 """The one place where attention happens.
 
 Every attention module of both halves ends in `attention(q, k, v, mask, tap, site)`. Without a tap it is torch's fused
-kernel. A tap can look at the probabilities or replace queries, keys and values, at the sites that it asks for and in
-that one call: it is an argument, so there is nothing to un-register and nothing that two requests could share.
+kernel. A tap can look at the probabilities or replace tokens, queries, keys and values, at the sites that it asks for
+and in that one call: it is an argument, so there is nothing to un-register and nothing that two requests could share.
 """
 
 from dataclasses import dataclass
@@ -29,9 +29,16 @@ class Site:
 
 
 class Tap(Protocol):
-    """Anything with `probs` or `qkv`, or both; only sites that it `wants` pay for the explicit softmax."""
+    """Anything with `tokens`, `qkv` or `probs`; the softmax is explicit only for `probs`, at sites that it `wants`."""
 
     def wants(self, site: Site) -> bool: ...
+
+
+@runtime_checkable
+class TokensTap(Tap, Protocol):
+    def tokens(self, site: Site, x: Tensor) -> Tensor:
+        """Observe or replace the tokens x (B, N, dim) that attention reads: those behind the norm before it."""
+        ...
 
 
 @runtime_checkable
@@ -130,12 +137,14 @@ class Attention(nn.Module):
         tap: Tap | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
+        site = None if tap is None else Site(self.name, self.layer, self.cross, grid)
+        if site is not None and isinstance(tap, TokensTap) and tap.wants(site):
+            x = tap.tokens(site, x)
         context = x if context is None else context
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, dim) -> (B, h, N, d)
             for t in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        site = None if tap is None else Site(self.name, self.layer, self.cross, grid)
         return self.to_out(attention(q, k, v, mask, tap, site).transpose(1, 2).flatten(2))  # (B, N, dim)
 
 

@@ -39,21 +39,26 @@ def fuse(maps: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0) -> T
     return cut.unflatten(-1, fused.shape[-2:])
 
 
-def rollout(maps: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0) -> Tensor:
-    """Attention followed through the layers (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
+def rollouts(maps: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0) -> Tensor:
+    """Attention followed through the layers, up to each of them (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
 
-    (layers, B, heads, N, N) in running order -> (B, N, N), whose rows sum to one: row i says what output token i is
-    made of. Each layer counts as 0.5 A + 0.5 I, for the residual connection beside it. `fusion` and `discard_ratio`
-    as in `fuse`.
+    (layers, ..., heads, N, N) in running order -> (layers, ..., N, N), whose rows sum to one: row i says what output
+    token i of that layer is made of. Each layer counts as 0.5 A + 0.5 I, for the residual connection beside it.
+    `fusion` and `discard_ratio` as in `fuse`.
     """
     layers = fuse(maps, fusion, discard_ratio)
     identity = torch.eye(layers.shape[-1], dtype=layers.dtype, device=layers.device)
     layers = 0.5 * layers + 0.5 * identity
     layers = layers / layers.sum(-1, keepdim=True)
-    joint = layers[0]
+    joint = [layers[0]]
     for layer in layers[1:]:
-        joint = layer @ joint
-    return joint
+        joint.append(layer @ joint[-1])
+    return torch.stack(joint)
+
+
+def rollout(maps: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0) -> Tensor:
+    """`rollouts` through all layers: (layers, ..., heads, N, N) -> (..., N, N)."""
+    return rollouts(maps, fusion, discard_ratio)[-1]
 
 
 def attention_to_grid(row: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
