@@ -24,7 +24,7 @@ ALLOWED = {
     "attention": {"taps", "images"},
     "explain": {"models", "taps"},
     "classifier": {*MODELS, "fields", "taps", "images", "attention", "explain"},
-    "infotext": {"fields", "diffusion"},
+    "infotext": {"fields", "diffusion", "settings"},
     "picture": {"images", "infotext", "__init__"},
     "settings": {"fields"},
     "conditioning": {"models", "text"},

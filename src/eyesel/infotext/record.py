@@ -7,16 +7,15 @@ one gives the same picture to the last bit; what the text says otherwise is kept
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from eyesel.errors import SettingError
 from eyesel.infotext import comfyui, invokeai
-from eyesel.infotext.rows import Settings
+from eyesel.infotext.rows import KNOWN, Said
 from eyesel.infotext.text import UNKNOWN, check_length, format, parse
 
 TEXT, OWN = "parameters", "eyesel"  # the names under which files keep the two
-KNOWN = tuple(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def read(metadata: Mapping[str, str]) -> Record | None:
     for program, reader in (("ComfyUI", comfyui.read), ("InvokeAI", invokeai.read)):
         if found := reader(metadata):
             settings, unknown = found
-            Settings(**settings)
+            Said(**settings)
             return Record(program, settings, unknown)
     return None
 
@@ -59,7 +58,7 @@ def _own(text: str, other: str | None) -> Record:
         unknown = {name: json.dumps(value) for name, value in record.items() if name not in KNOWN}
     except (ValueError, AttributeError, RecursionError):
         raise SettingError("its record of eyesel is no JSON object that could be read.") from None
-    Settings(**said)
+    Said(**said)
     program = said.get("version", "eyesel")
     if other is None or "version" not in said:  # the text of the first version left more unsaid
         return Record(program, said, unknown)

@@ -3,58 +3,34 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import PurePath
 from typing import Annotated, Any
 
 from eyesel.diffusion.aliases import named_schedule, named_solver
 from eyesel.errors import SettingError
-from eyesel.fields import Count, check_fields
+from eyesel.fields import check_fields
+from eyesel.settings import Settings
 
-Seed = Annotated[int, range(2**64)]
+_OTHERS: dict[str, Any] = {
+    "prompt": str,
+    "seed": Annotated[int, range(2**64)],
+    "width": int,
+    "height": int,
+    "loras": Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)],
+    "model": str,
+    "model_hash": str,
+    "version": str,
+}
+KNOWN: dict[str, Any] = {field.name: field.type for field in fields(Settings) if field.name != "size"} | _OTHERS
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Every setting that is known here, and what it can be; None is what the picture does not say."""
-
-    prompt: str | None = None
-    negative: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    guidance_rescale: float | None = None
-    guidance_interval: Annotated[tuple[float, ...], range(2, 3)] | None = None
-    solver: str | None = None
-    schedule: str | None = None
-    eta: float | None = None
-    rng: str | None = None
-    seed: Seed | None = None
-    width: int | None = None
-    height: int | None = None
-    clip_skip: int | None = None
-    emphasis: str | None = None
-    variation_seed: Seed | None = None
-    variation_strength: float | None = None
-    seamless: bool | None = None
-    strength: float | None = None
-    resize: str | None = None
-    mask_blur: Count | None = None
-    fill: str | None = None
-    only_masked: bool | None = None
-    padding: Count | None = None
-    invert: bool | None = None
-    expand: Annotated[tuple[Count, ...], range(4, 5)] | None = None
-    hires: float | None = None
-    hires_steps: Count | None = None
-    hires_strength: float | None = None
-    hires_upscaler: str | None = None
-    loras: Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)] | None = None
-    model: str | None = None
-    model_hash: str | None = None
-    version: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, SettingError)
+# Every setting that is known here, and what it can be; None is what the picture does not say.
+Said = make_dataclass(
+    "Said",
+    [(name, kind | None, None) for name, kind in KNOWN.items()],
+    frozen=True,
+    namespace={"__post_init__": lambda self: check_fields(self, SettingError)},
+)
 
 
 # --- from values to texts and back; what cannot be read is a ValueError that says what was expected

@@ -14,7 +14,7 @@ from typing import Any
 
 from eyesel.diffusion.aliases import AUTOMATIC, plain
 from eyesel.errors import SettingError
-from eyesel.infotext.rows import READ_ALSO, ROWS, SIZE, Row, Settings, resolve_names
+from eyesel.infotext.rows import READ_ALSO, ROWS, SIZE, Row, Said, resolve_names
 
 MAX_CHARACTERS = 1_000_000
 FEWEST = 3  # entries in the last line, or it belongs to the prompt: AUTOMATIC1111's rule
@@ -181,7 +181,7 @@ def _understood(entries: Mapping[str, str]) -> dict[str, Any]:
     resolve_names(settings)
     _say_the_unsaid(settings, entries)
     settings = {name: value for name, value in settings.items() if value is not None}
-    Settings(**settings)
+    Said(**settings)
     return {**settings, UNKNOWN: unknown} if unknown else settings
 
 
