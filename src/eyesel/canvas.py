@@ -21,12 +21,13 @@ class Canvas:
     whole: Image.Image  # RGB
     box: Box  # of `whole`, the part that is shown; it reaches beyond the picture where that is no multiple of 8
     view: Image.Image  # that part in the size in which it is painted
-    mask: Image.Image | None = None  # L, over `whole`, its edge softened; None: all is repainted
+    shape: Image.Image | None = None  # L, over `whole`: what is repainted; None is all
+    mask: Image.Image | None = None  # the same with its edge softened: what is pasted
 
     @property
-    def view_mask(self) -> Image.Image | None:
-        """The mask over `view`."""
-        return None if self.mask is None else fitted(self.mask.crop(self.box), self.view.size)
+    def view_shape(self) -> Image.Image | None:
+        """What of `view` is repainted."""
+        return None if self.shape is None else fitted(self.shape.crop(self.box), self.view.size)
 
     def pasted(self, painted: Image.Image) -> Image.Image:
         """The picture with what was painted over `view`; where the mask is black it is as it was, bit for bit."""
@@ -54,10 +55,10 @@ def prepare(image: Any, mask: Any, settings: Settings, native: tuple[int, int]) 
     if shape.getbbox() is None:
         raise ImageError("the mask is all black: paint white what is to be repainted.")
     if settings.only_masked:
-        return _part(picture, blurred(shape, settings.mask_blur), settings, native)
+        return _part(picture, shape, settings, native)
     if settings.size is not None:
         picture, shape = (fitted(each, settings.size, settings.resize) for each in (picture, shape))
-    return _whole(picture, blurred(shape, settings.mask_blur))
+    return _whole(picture, shape, settings.mask_blur)
 
 
 def _mask(image: Any, mask: Any, size: tuple[int, int]) -> Image.Image | None:
@@ -92,13 +93,14 @@ def _expanded(
     return filled(larger, new), whole_mask
 
 
-def _whole(picture: Image.Image, mask: Image.Image | None = None) -> Canvas:
+def _whole(picture: Image.Image, shape: Image.Image | None = None, blur: int = 0) -> Canvas:
     width, height = (-(-side // SIZE_STEP) * SIZE_STEP for side in picture.size)
     box = (0, 0, width, height)
-    return Canvas(picture, box, window(picture, box), mask)
+    return Canvas(picture, box, window(picture, box), shape, shape and blurred(shape, blur))
 
 
-def _part(picture: Image.Image, mask: Image.Image, settings: Settings, native: tuple[int, int]) -> Canvas:
+def _part(picture: Image.Image, shape: Image.Image, settings: Settings, native: tuple[int, int]) -> Canvas:
     width, height = settings.size or native
+    mask = blurred(shape, settings.mask_blur)
     box = around(mask, settings.padding, width / height)
-    return Canvas(picture, box, fitted(picture.crop(box), (width, height)), mask)
+    return Canvas(picture, box, fitted(picture.crop(box), (width, height)), shape, mask)

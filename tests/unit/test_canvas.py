@@ -241,4 +241,4 @@ def test_a_picture_and_its_mask_keep_together():
     shape = mask((128, 64), (64, 16, 96, 48))
     made = canvas(image, shape, only_masked=True, padding=8, mask_blur=0)
     covered = torch.from_numpy(array(made.view)[..., 0] > 127)
-    assert (covered == torch.from_numpy(np.asarray(made.view_mask) > 127)).float().mean() > 0.98
+    assert (covered == torch.from_numpy(np.asarray(made.view_shape) > 127)).float().mean() > 0.98

@@ -143,7 +143,8 @@ def paint(
     from eyesel import infotext
     from eyesel.images import WRITABLE, check_room, check_writable
     from eyesel.picture import check_enlargement
-    from eyesel.stable_diffusion import StableDiffusion, whole_seed
+    from eyesel.run import whole_seed
+    from eyesel.stable_diffusion import StableDiffusion
     from eyesel.weights.hash import short_hash
     from eyesel.weights.hub import resolve
 
