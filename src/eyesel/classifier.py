@@ -74,8 +74,8 @@ class ImageClassifier:
             raise SettingError(f"problem_type {problem_type!r} is unknown; it is one of {', '.join(_SCORES)}.")
         self.model, self.transform, self.labels = model, transform, tuple(labels)
         self.problem_type, self.name = problem_type, name
-        self.device = model.cls_token.device
-        self.dtype = model.cls_token.dtype
+        self.device = model.patch_embeddings.weight.device
+        self.dtype = model.patch_embeddings.weight.dtype
 
     @classmethod
     def load(
