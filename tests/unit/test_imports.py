@@ -22,10 +22,11 @@ ALLOWED = {
     "text": set(),
     "weights": {"fields", "models", "nn", "text"},
     "classifier": {*MODELS, "fields", "taps", "images"},
+    "embeddings": {"images", "weights"},
     "conditioning": {"models", "text"},
     "picture": {"images"},
     "stable_diffusion": {*MODELS, "conditioning", "diffusion", "taps", "text", "images", "picture"},
-    "cli": {"classifier", "stable_diffusion", "picture", "images", "weights", "__init__"},
+    "cli": {"classifier", "embeddings", "stable_diffusion", "picture", "images", "weights", "__init__"},
     "__init__": {"classifier", "stable_diffusion", "images", "picture"},
 }
 
@@ -42,6 +43,7 @@ THIRD_PARTY = {
     "conditioning": {"torch"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "classifier": {"torch", "numpy", "PIL"},
+    "embeddings": {"numpy", "pyarrow", "torch"},
     "picture": {"torch", "PIL"},
     "stable_diffusion": {"torch", "PIL"},
     "cli": {"typer", "rich", "numpy"},

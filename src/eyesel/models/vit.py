@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError, SettingError
-from eyesel.fields import Count, Depth, check_fields
+from eyesel.fields import MOST, Count, Depth, check_fields
 from eyesel.nn.attention import Tap
 from eyesel.nn.layers import ACTIVATIONS, EncoderLayer
 from eyesel.nn.replica import replica
 
 Pool = Literal["cls", "mean", "none", "grid"]
+MOST_PATCHES = 1 << 16  # attention between them all would not fit into any memory long before
 POOLINGS = ("cls", "mean", "cls+mean", "pooler")
 
 
@@ -94,6 +95,22 @@ class ViTConfig:
     def prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         return self.class_token + self.distillation_token + self.registers
+
+    def at_size(self, image_size: int | tuple[int, int]) -> "ViTConfig":
+        """The same for pictures of another (height, width), or of that many pixels both ways."""
+        pair = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+        if len(pair) != 2 or not all(isinstance(side, int) and 0 < side <= MOST for side in pair):
+            raise SettingError(f"image_size is {image_size!r}; it must be a number of pixels, or a height and a width.")
+        if any(side % patch for side, patch in zip(pair, self.patch_size, strict=True)):
+            nearest = [max(round(side / patch), 1) * patch for side, patch in zip(pair, self.patch_size, strict=True)]
+            raise SettingError(
+                f"image_size is {pair[1]}x{pair[0]} pixels, which are no whole patches of "
+                f"{self.patch_size[1]}x{self.patch_size[0]}; the nearest is {nearest[1]}x{nearest[0]}."
+            )
+        other = replace(self, image_size=pair)
+        if other.grid[0] * other.grid[1] > MOST_PATCHES:
+            raise SettingError(f"image_size is {pair[1]}x{pair[0]} pixels, more than {MOST_PATCHES:,} patches.")
+        return other
 
 
 class ViT(nn.Module):
@@ -259,9 +276,11 @@ class ViT(nn.Module):
         return (x.unflatten(1, grid) if pool == "grid" else x).float()
 
 
-def at_size(model: ViT, image_size: tuple[int, int]) -> ViT:
+def at_size(model: ViT, image_size: int | tuple[int, int]) -> ViT:
     """Another version, whose positions stand for pictures of (height, width); all other parameters are shared."""
-    config = replace(model.config, image_size=image_size)
+    config = model.config.at_size(image_size)
+    if config == model.config:
+        return model
     with torch.no_grad():
         positions = model.learned_positions(config.grid)
     other = replica(model, lambda name, weight: positions if name == "position_embeddings" else weight)

@@ -79,7 +79,7 @@ def _shape(path: Path, config: Mapping[str, Any], found: Spelling, shapes: Mappi
         f"patches of {shape.patch_size[1]}x{shape.patch_size[0]} and pictures of "
         f"{shape.image_size[1]}x{shape.image_size[0]}; by convention: {shape.heads} heads, {shape.activation}, "
         f"norm_eps {shape.norm_eps:g}.",
-        stacklevel=5,
+        stacklevel=2,
     )
     return shape
 

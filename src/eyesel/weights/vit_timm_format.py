@@ -7,7 +7,7 @@ those cannot tell follows from `model_args`, else from the name.
 from collections.abc import Mapping
 from typing import Any
 
-from eyesel.errors import CheckpointError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.vit import ViTConfig
 from eyesel.weights.rename import RenameTable, Target
 from eyesel.weights.vit_shape import Shapes, fields_of, positions_of, square
@@ -88,7 +88,7 @@ def config_of(config: Mapping[str, Any], shapes: Shapes) -> ViTConfig:
         grid,
         heads=args.get("num_heads") or _heads(architecture, fields["dim"]),
         activation=_activation(architecture, args),
-        norm_eps=1e-5 if fields["embedding_norm"] else 1e-6,
+        norm_eps=norm_eps(fields["embedding_norm"]),
         pooling=_POOLINGS[pooled],
         resampling_antialias=True,
     )
@@ -107,7 +107,7 @@ def config_of_tensors(shapes: Shapes, dinov2: bool) -> ViTConfig:
         grid,
         heads=_heads("", fields["dim"]),
         activation="gelu",
-        norm_eps=1e-5 if fields["embedding_norm"] else 1e-6,
+        norm_eps=norm_eps(fields["embedding_norm"]),
         pooling="cls" if fields["class_token"] else "mean",
         resampling_antialias=not metas or fields["registers"] > 0,
         resampling_offset=0.1 if metas and not fields["registers"] else 0.0,
@@ -144,6 +144,11 @@ def _positions(fields: Mapping[str, Any], shapes: Shapes, image_size: Any) -> tu
     )
 
 
+def norm_eps(embedding_norm: bool) -> float:
+    """What timm computes with: its CLIP towers have another one."""
+    return 1e-5 if embedding_norm else 1e-6
+
+
 def _heads(architecture: str, dim: int) -> int:
     for start, heads in _HEADS_BY_NAME.items():
         if architecture.startswith(start):
@@ -169,7 +174,7 @@ def _activation(architecture: str, args: Mapping[str, Any]) -> str:
 
 
 def written_config(config: ViTConfig) -> tuple[dict[str, Any], RenameTable]:
-    """The way back: config.json without labels and preprocessing, and the names that go with it; `CheckpointError`
+    """The way back: config.json without labels and preprocessing, and the names that go with it; `SettingError`
     where timm has no such network.
     """
     architecture = "vit_base_patch16_224"
@@ -199,16 +204,14 @@ def written_config(config: ViTConfig) -> tuple[dict[str, Any], RenameTable]:
     if not config.swiglu:
         args["act_layer"] = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == _activation_name(config))
     if config.pooling not in ("cls", "mean") or config.prefix_positions not in (0, config.prefix_tokens):
-        raise CheckpointError(
+        raise SettingError(
             f"timm has no ViT with pooling {config.pooling!r} and {config.prefix_positions} positions for "
             f"{config.prefix_tokens} tokens before the patches: save it in transformers' format."
         )
     if config.distillation_token and config.classes and not config.distillation_head:
-        raise CheckpointError(
-            "timm has no ViT with a distillation token and one head: save it in transformers' format."
-        )
+        raise SettingError("timm has no ViT with a distillation token and one head: save it in transformers' format.")
     if config.pooler and config.classes:
-        raise CheckpointError("timm has no ViT with a pooler any more: save it in transformers' format.")
+        raise SettingError("timm has no ViT with a pooler any more: save it in transformers' format.")
     written = {
         "architecture": architecture,
         "num_classes": config.classes,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from eyesel.errors import CheckpointError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.vit import ViTConfig
 from eyesel.weights.rename import RenameTable, Target
 from eyesel.weights.vit_shape import Shapes, fields_of, parts_of, positions_of, square
@@ -145,7 +145,7 @@ def config_of_tensors(shapes: Shapes) -> ViTConfig:
 
 
 def written_config(config: ViTConfig) -> tuple[dict[str, Any], RenameTable]:
-    """The way back: config.json without labels, and the names that go with it; `CheckpointError` where transformers
+    """The way back: config.json without labels, and the names that go with it; `SettingError` where transformers
     has no architecture of this shape.
     """
     kind = "vit"
@@ -195,7 +195,7 @@ def _check_equal(config: ViTConfig, kind: str, written: Mapping[str, Any]) -> No
     if differing := [
         f"{name} {getattr(config, name)}" for name in fields if getattr(read, name) != getattr(config, name)
     ]:
-        raise CheckpointError(
+        raise SettingError(
             f"transformers has no ViT with {', '.join(differing)} (the nearest is {kind!r}): save it in timm's format."
         )
 
