@@ -24,12 +24,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "Beit": {"size": 224},
     "Siglip": {"size": 224},
     "CLIP": {"size": {"shortest_edge": 224}, "do_center_crop": True, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD},
-    "ConvNext": {
-        "size": {"shortest_edge": 384},
-        "image_mean": IMAGENET_MEAN,
-        "image_std": IMAGENET_STD,
-        "crop_pct": 0.875,
-    },
+    "ConvNext": {"size": {"shortest_edge": 384}, "crop_pct": 0.875},
     "Bit": {"size": {"shortest_edge": 224}, "do_center_crop": True, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD},
 }
 _COMMON = {

@@ -83,8 +83,8 @@ def _prefix(names: Iterable[str], signature: str) -> str | None:
 
 
 def _without(tensors: Mapping[str, StoredTensor], prefix: str) -> dict[str, StoredTensor]:
-    """The tensors without the prefix, or where they lack it (a head beside the backbone) without its first part."""
-    wrapper = "module." if prefix.startswith("module.") else ""
+    """The tensors without the prefix; those beside the backbone, such as a head, without what wraps it."""
+    wrapper = prefix[: prefix[:-1].rfind(".") + 1]  # "module." of "module.vit."
     return {
         name.removeprefix(prefix if name.startswith(prefix) else wrapper): stored for name, stored in tensors.items()
     }

@@ -56,6 +56,7 @@ _POOLINGS = {"token": "cls", "avg": "mean", "": "cls"}
 _OTHERS = {"rope": "rotary positions", "_rpn": "norms behind its branches", "sapiens": "rotary positions"}
 # Widths that are not split into heads of 64 channels (huge, giant, gigantic, so400m), and one name.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+_FAMILIES = ("vit_", "deit", "flexivit", "eva_large", "test_vit")
 _HEADS_BY_NAME = {"vit_base_patch16_gap": 16, "vit_giantopt": 16}
 
 
@@ -105,7 +106,7 @@ def config_of_tensors(shapes: Shapes, dinov2: bool) -> ViTConfig:
         fields,
         prefix,
         grid,
-        heads=_heads("", fields["dim"]),
+        heads=_heads("vit_", fields["dim"]),
         activation="gelu",
         norm_eps=norm_eps(fields["embedding_norm"]),
         pooling="cls" if fields["class_token"] else "mean",
@@ -154,7 +155,7 @@ def _heads(architecture: str, dim: int) -> int:
         if architecture.startswith(start):
             return heads
     channels = 32 if architecture.startswith("test_vit") else 64
-    if dim not in _HEADS and dim % channels:
+    if not architecture.startswith(_FAMILIES) or (dim not in _HEADS and dim % channels):
         raise CheckpointError(
             f"A timm ViT of width {dim} does not say how many heads it has; give it a config.json of transformers, "
             "or num_heads in model_args."

@@ -181,6 +181,10 @@ def written_config(config: ViTConfig) -> tuple[dict[str, Any], RenameTable]:
 
 
 def _check_equal(config: ViTConfig, kind: str, written: Mapping[str, Any]) -> None:
+    if not config.class_token:
+        raise SettingError("transformers has no ViT without a class token: save it in timm's format.")
+    if config.layer_scale and config.image_size[0] != config.image_size[1]:
+        raise SettingError(f"transformers has no DINOv2 for pictures of {config.image_size}: save it in timm's format.")
     shapes: dict[str, tuple[int, ...]] = {"classifier.weight": (config.classes,)} if config.classes else {}
     for name, present in {
         "cls_token": config.class_token,
