@@ -125,8 +125,6 @@ class ImageClassifier:
         no network or preprocessing of this kind, `OutputError` where it cannot be written.
         """
         check_format(format)
-        if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
-            warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
         write_vit(
             Path(folder),
             format,
@@ -135,9 +133,12 @@ class ImageClassifier:
             self.labels,
             self.problem_type,
             self.transform.to_timm() if format == "timm" else self.transform.to_config(),
+            self.transform.output_size,
             stored_dtype(dtype),
             force,
         )
+        if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
+            warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
 
     @property
     def default_function(self) -> Function:

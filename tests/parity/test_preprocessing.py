@@ -167,6 +167,8 @@ def test_timm(change):
         ("interpolation", "random"),
         ("crop_mode", "border"),
         ("crop_pct", 0),
+        ("crop_pct", 2**40),
+        ("crop_pct", 1e-300),
         ("input_size", [3, 32]),
         ("input_size", [3, 32, 48]),
     ],

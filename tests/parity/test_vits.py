@@ -119,7 +119,9 @@ def test_without_the_prefix(tmp_path, theirs):
 def test_without_a_config(tmp_path, theirs):
     theirs.save_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.warns(UserWarning, match=r"without a config.json.* 3 layers of width 64, patches of 8x8.* 1 heads"):
+    with pytest.warns(
+        UserWarning, match=r"without a config.json.* 3 layers of width 64, patches of 8x8.* heads of 64 channels"
+    ):
         ours, _ = open_vit(tmp_path, CPU)
     same(ours, theirs)
 
@@ -302,7 +304,7 @@ def test_files_of_google(tmp_path, prefix, pooler):
     model = tiny(heads=4, classes=5, pooler=pooler, pooling="pooler" if pooler else "cls")
     arrays = {prefix + name: array for name, array in google_arrays(model).items()}
     np.savez(tmp_path / "weights.npz", **arrays, **({"opt/state/step": np.array(3)} if prefix else {}))
-    with pytest.warns(UserWarning, match="4 heads"):
+    with pytest.warns(UserWarning, match="heads of 16 channels"):
         ours, _ = open_vit(tmp_path / "weights.npz", CPU)
     pixels = noise(2, 3, 24, 24)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.images.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from eyesel.images.transform import ImageTransform
@@ -84,7 +85,7 @@ def _convnext(size: Any, crop: tuple[int, int] | None, crop_pct: float) -> tuple
     """Below 384 pixels the middle of a larger picture, from there on the whole of it, squeezed into a square."""
     if not isinstance(size, int) or crop is not None:
         raise CheckpointError("a ConvNextImageProcessor has a size of {'shortest_edge': ...} and no crop_size.")
-    return (int(size / crop_pct), (size, size)) if size < 384 else ((size, size), None)
+    return (_before_crop(size, crop_pct), (size, size)) if size < 384 else ((size, size), None)
 
 
 def _read_timm(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _read_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"input_size {input_size!r} is not supported: use three channels and a square.")
     height, width = (_pixels("input_size", value) for value in input_size[1:])
     crop_pct = _number("crop_pct", config.get("crop_pct", 0.875))
-    scaled = math.floor(height / crop_pct), math.floor(width / crop_pct)
+    scaled = _before_crop(height, crop_pct), _before_crop(width, crop_pct)
     return {
         "size": scaled if crop_mode == "squash" else scaled[0],
         "crop": None if crop_mode == "squash" and scaled == (height, width) else (height, width),
@@ -112,6 +113,13 @@ def _read_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "std": _triple("std", config.get("std", IMAGENET_STD), nonzero=True),
         "crop_to_even": True,
     }
+
+
+def _before_crop(side: int, crop_pct: float) -> int:
+    scaled = side / crop_pct
+    if not 1 <= scaled <= MAX_PIXELS:
+        raise CheckpointError(f"crop_pct {crop_pct!r} of {side} pixels is no share: use a number such as 0.9.")
+    return math.floor(scaled)
 
 
 def for_transformers(transform: "ImageTransform") -> dict[str, Any]:

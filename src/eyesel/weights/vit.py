@@ -77,8 +77,8 @@ def _shape(path: Path, config: Mapping[str, Any], found: Spelling, shapes: Mappi
     warnings.warn(
         f"{path} comes without a config.json; its tensors are those of {shape.depth} layers of width {shape.dim}, "
         f"patches of {shape.patch_size[1]}x{shape.patch_size[0]} and pictures of "
-        f"{shape.image_size[1]}x{shape.image_size[0]}; by convention: {shape.heads} heads, {shape.activation}, "
-        f"norm_eps {shape.norm_eps:g}.",
+        f"{shape.image_size[1]}x{shape.image_size[0]}; by convention: heads of {shape.dim // shape.heads} "
+        f"channels, {shape.activation}, norm_eps {shape.norm_eps:g}.",
         stacklevel=2,
     )
     return shape

@@ -28,25 +28,37 @@ def write_vit(
     labels: Sequence[str],
     problem_type: str,
     preprocessing: Mapping[str, Any],
+    picture_size: tuple[int, int] | None,
     dtype: torch.dtype | None = None,
     force: bool = False,
 ) -> None:
     """`tensors` are under our names; `preprocessing` is in the words of the format, a preprocessor_config.json of
-    transformers or a pretrained_cfg of timm. Raises `SettingError` where the format has no such network.
+    transformers or a pretrained_cfg of timm, and makes pictures of `picture_size`. Raises `SettingError` where the
+    format has no such network; what its library computes a little otherwise is said in a warning.
     """
     if folder.suffix in SUFFIXES:
         raise OutputError(f"{folder} is to be a folder: give it a name that does not end in {folder.suffix}.")
     write = {"transformers": _transformers, "timm": _timm}[format]
-    described, state = write(config, tensors, labels, preprocessing)
-    if problem_type != "single_label_classification":
-        described["problem_type"] = problem_type
-    stored_as = dtype or tensors["patch_embeddings.weight"].dtype
     with replacing(folder, force) as fresh:
+        described, state = write(config, tensors, labels, preprocessing)
+        if problem_type != "single_label_classification":
+            described["problem_type"] = problem_type
         if format == "transformers":
+            stored_as = dtype or tensors["patch_embeddings.weight"].dtype
             described["dtype"] = described["torch_dtype"] = str(stored_as).removeprefix("torch.")
             write_json(fresh / "preprocessor_config.json", preprocessing)
         write_json(fresh / "config.json", described)
         save_tensors(fresh / "model.safetensors", state, {"format": "pt"}, dtype)
+    antialias = format == "timm" or described["model_type"] == "dinov2_with_registers"
+    if picture_size != config.image_size and (config.resampling_antialias, config.resampling_offset) != (
+        antialias,
+        0.0,
+    ):
+        warnings.warn(
+            f"{format} resamples position embeddings otherwise, from the {config.image_size} pixels that they were "
+            "learned at to those of the pictures; scores can differ in the second digit.",
+            stacklevel=2,
+        )
 
 
 def _transformers(

@@ -56,7 +56,9 @@ def square(patches: int) -> tuple[int, int] | None:
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None:
-        raise CheckpointError(f"This ViT has no {name}, which eyesel needs to know its shape: fetch the file again.")
+        raise CheckpointError(
+            f"This ViT has no {name}: it computes in a way that eyesel does not, or its file is not whole."
+        )
     if len(shape) != dimensions:
         raise CheckpointError(f"This ViT has {name} as {shape}; it must have {dimensions} dimensions.")
     return shape
