@@ -1,7 +1,7 @@
 """The eye: a Vision Transformer with the labels and the preprocessing that travel with its weights."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -17,26 +18,33 @@ from eyesel.errors import CheckpointError, SettingError
 from eyesel.explain import Each, MethodName, Question, explain
 from eyesel.fields import readable
 from eyesel.images import ImageTransform, open_image
-from eyesel.models.vit import ViT
+from eyesel.images.assumed import assumed
+from eyesel.models.vit import Pool, ViT, at_size
 from eyesel.taps.rollout import Fusion
-from eyesel.weights.checkpoint import open_vit
 from eyesel.weights.files import read_json
 from eyesel.weights.hub import resolve
+from eyesel.weights.labels import labels_of
 from eyesel.weights.placement import choose_device
+from eyesel.weights.save import stored_dtype
+from eyesel.weights.views import HeldTensor
+from eyesel.weights.vit import StoredViT, open_vit_files
+from eyesel.weights.vit_save import check_format, write_vit
 
-Pool = Literal["cls", "mean", "none"]
+Function = Literal["softmax", "sigmoid", "none"]
 T = TypeVar("T")
 
-# How a head's logits become scores; transformers decides by the same key of config.json.
-_SCORES = {
-    "single_label_classification": lambda logits: logits.softmax(-1),
-    "multi_label_classification": torch.sigmoid,
-    "regression": lambda logits: logits,
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
 }
 
 
 @dataclass(frozen=True)
 class Prediction:
+    """A label and its score: a share of 1, or the raw number of a regression."""
+
     label: str
     score: float
 
@@ -52,42 +60,101 @@ class ImageClassifier:
         problem_type: str = "single_label_classification",
         name: str = "",
     ) -> None:
-        if problem_type not in _SCORES:
-            raise SettingError(f"problem_type {problem_type!r} is unknown; it is one of {', '.join(_SCORES)}.")
+        if problem_type not in PROBLEM_TYPES:
+            raise SettingError(f"problem_type {problem_type!r} is unknown; it is one of {', '.join(PROBLEM_TYPES)}.")
         self.model, self.transform, self.labels = model, transform, tuple(labels)
         self.problem_type, self.name = problem_type, name
-        self.device = model.cls_token.device
-        self.dtype = model.cls_token.dtype
+        self.device = model.patch_embeddings.weight.device
+        self.dtype = model.patch_embeddings.weight.dtype
 
     @classmethod
     def load(
-        cls, name: str | Path = "tiny", *, device: str = "auto", precision: str = "auto", offline: bool = False
+        cls,
+        name: str | Path = "tiny",
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        offline: bool = False,
     ) -> "ImageClassifier":
-        """Open `tiny` (bundled), a hub name (`owner/name[@revision]`), a folder or a `.safetensors` file.
+        """Open `tiny` (bundled), a hub name (`owner/name[@revision]`), a folder or a file of weights.
 
-        Raises `CheckpointError` for what is not a ViT, `SettingError` for an unknown device or precision.
+        `image_size`, a number or (height, width) in pixels, is another size for the pictures: preprocessing and
+        position embeddings follow. What a checkpoint does not say is assumed by convention, and said in a warning.
+        Raises `CheckpointError` for what is not a ViT, `SettingError` for an unknown device, precision or size.
         """
         path = resolve(name, kind="classifier", offline=offline)
-        model, config = open_vit(path, choose_device(device), precision)
+        stored = open_vit_files(path)
+        transform = _transform(path if path.is_dir() else path.parent, stored)
+        labels = labels_of(stored.config, stored.model.config.classes)
+        shape = stored.model.config if image_size is None else stored.model.config.at_size(image_size)
+        transform = transform if image_size is None else transform.with_size(*shape.image_size)
         return cls(
-            model,
-            _transform(path if path.is_dir() else path.parent, config, model),
-            _labels(config, model.config.classes),
-            config.get("problem_type") or "single_label_classification",
+            at_size(stored.model.load(choose_device(device), precision), shape.image_size),
+            transform,
+            labels,
+            stored.config.get("problem_type") or "single_label_classification",
             str(name),
         )
 
+    def save(
+        self, folder: str | Path, format: str = "transformers", *, dtype: str | None = None, force: bool = False
+    ) -> None:
+        """Write a folder that transformers or timm opens: weights, labels and preprocessing.
+
+        Weights are stored as they are held (`load(..., precision="file")` keeps every bit of a checkpoint), or as
+        `dtype`. A folder that is there already is replaced only by `force`. Raises `SettingError` where the format has
+        no network or preprocessing of this kind, `OutputError` where it cannot be written.
+        """
+        check_format(format)
+        write_vit(
+            Path(folder),
+            format,
+            self.model.config,
+            {name: HeldTensor(tensor.detach().cpu()) for name, tensor in self.model.state_dict().items()},
+            self.labels,
+            self.problem_type,
+            self.transform.to_timm() if format == "timm" else self.transform.to_config(),
+            self.transform.output_size,
+            stored_dtype(dtype),
+            force,
+        )
+        if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
+            warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
+
+    @property
+    def default_function(self) -> Function:
+        """What makes scores of logits, chosen as in transformers: a single class cannot share its score with others."""
+        if self.problem_type == "regression":
+            return "none"
+        alone = self.problem_type == "multi_label_classification" or self.model.config.classes == 1
+        return "sigmoid" if alone else "softmax"
+
     @overload
-    def classify(self, images: list[Any], top_k: int = 5, batch_size: int = 8) -> list[list[Prediction]]: ...
+    def classify(
+        self, images: list[Any], top_k: int = 5, batch_size: int = 8, function_to_apply: Function | None = None
+    ) -> list[list[Prediction]]: ...
     @overload
-    def classify(self, images: Any, top_k: int = 5, batch_size: int = 8) -> list[Prediction]: ...
-    def classify(self, images: Any, top_k: int = 5, batch_size: int = 8) -> list[Prediction] | list[list[Prediction]]:
-        """The `top_k` labels of a picture, best first; of a list of pictures, a list of those."""
+    def classify(
+        self, images: Any, top_k: int = 5, batch_size: int = 8, function_to_apply: Function | None = None
+    ) -> list[Prediction]: ...
+    def classify(
+        self, images: Any, top_k: int = 5, batch_size: int = 8, function_to_apply: Function | None = None
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """The `top_k` labels of a picture, best first; of a list of pictures, a list of those.
+
+        `function_to_apply` makes scores of logits: `softmax`, which share 1 among them, `sigmoid`, each from 0 to 1 by
+        itself, or `none`. The default follows from the checkpoint's problem_type, as in transformers: softmax for one
+        label a picture, sigmoid for several or for a single class, none for a regression.
+        """
         if top_k < 1:
             raise SettingError(f"top_k is {top_k}; it must be at least 1.")
+        function = function_to_apply or self.default_function
+        if function not in _FUNCTIONS:
+            raise SettingError(f"function_to_apply is {function!r}; it is one of {', '.join(_FUNCTIONS)}.")
         results = []
         for pixels in self._batches(images, batch_size):
-            scores = self._scores(pixels)
+            scores = self._scores(pixels, function)
             best = scores.topk(min(top_k, scores.shape[1]))
             for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 results.append([Prediction(self.labels[i], s) for i, s in zip(indices, values, strict=True)])
@@ -99,29 +166,39 @@ class ImageClassifier:
             logits = torch.cat([self.model(pixels).float().cpu() for pixels in self._batches(images, batch_size)])
         return logits if isinstance(images, list) else logits[0]
 
-    def embed(self, images: Any, pool: Pool = "cls", layer: int = -1, batch_size: int = 8) -> np.ndarray:
-        """Embeddings of a list of pictures as float32: (B, dim), or (B, 1 + patches, dim) with `pool="none"`; without
-        B for one.
+    def embed(
+        self,
+        images: Any,
+        pool: Pool = "cls",
+        layer: int | Sequence[int] = -1,
+        batch_size: int = 8,
+        *,
+        final_norm: bool | None = None,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Embeddings of a list of pictures as float32, (B, ...); of one picture, without B.
 
-        `pool` takes the class token, the mean of the patches, or everything. Layer 0 is the patch embeddings and
-        `depth` the last layer, as transformers counts `hidden_states`; -1 is the last layer behind the final norm,
-        which the head sees.
+        `pool` takes the class token, (B, dim); the `mean` of the patches, (B, dim); `none`, every token (B, T, dim),
+        where class, distillation and register tokens come before the patches; or the `grid` of the patches
+        (B, rows, columns, dim). Layer 0 is the patch embeddings and `depth` the last layer, as transformers counts
+        `hidden_states`; several layers, such as [3, 6, -1], stand behind one another: (B, layers, ...).
+
+        Layers come as they are computed, but for -1, which is the last one behind the final norm, as the head sees it;
+        `final_norm` True or False puts all of them behind the norm, or none. `normalize` gives vectors of length 1.
         """
-        depth = self.model.config.depth
-        if pool not in ("cls", "mean", "none"):
-            raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none.")
-        if not -depth - 1 <= layer <= depth:
-            raise SettingError(f"layer is {layer}; this model has layers 0 to {depth}, or -{depth + 1} to -1.")
-        vectors = []
+        if pool not in ("cls", "mean", "none", "grid"):
+            raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none, grid.")
+        layers = [self._layer(i, final_norm) for i in ([layer] if isinstance(layer, int) else layer)]
+        if not layers:
+            raise SettingError("There are no layers in the list; give at least one.")
+        parts = []
         for pixels in self._batches(images, batch_size):
             with torch.inference_mode():
-                tokens = self._tokens(pixels, layer).float()
-            if pool == "cls":
-                tokens = tokens[:, 0]
-            elif pool == "mean":
-                tokens = tokens[:, 1:].mean(dim=1)
-            vectors.append(tokens.cpu().numpy())
-        stacked = np.concatenate(vectors)
+                vectors = self.model.vectors(pixels, layers, pool)  # (B, L, ...)
+                vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            parts.append(vectors.cpu().numpy())
+        stacked = np.concatenate(parts)
+        stacked = stacked[:, 0] if isinstance(layer, int) else stacked
         return stacked if isinstance(images, list) else stacked[0]
 
     @overload
@@ -226,15 +303,16 @@ class ImageClassifier:
         known = f"is it {' or '.join(near)}?" if near else f"there are {len(self.labels)}, from {self.labels[0]!r} on."
         raise SettingError(f"{wanted!r} is no class of this model; {known}")
 
-    def _tokens(self, pixels: Tensor, layer: int) -> Tensor:
-        if layer == -1:
-            return self.model.features(pixels)
-        wanted = layer % (self.model.config.depth + 1)
-        return next(x for i, x in enumerate(self.model.hidden_states(pixels)) if i == wanted)
+    def _layer(self, layer: int, final_norm: bool | None) -> tuple[int, bool]:
+        """Its index in `hidden_states`, and whether it goes through the final norm."""
+        depth = self.model.config.depth
+        if not -depth - 1 <= layer <= depth:
+            raise SettingError(f"layer is {layer}; this model has layers 0 to {depth}, or -{depth + 1} to -1.")
+        return layer % (depth + 1), layer == -1 if final_norm is None else final_norm
 
-    def _scores(self, pixels: Tensor) -> Tensor:
+    def _scores(self, pixels: Tensor, function: str) -> Tensor:
         with torch.inference_mode():
-            scores = _SCORES[self.problem_type](self.model(pixels).float()).cpu()
+            scores = _FUNCTIONS[function](self.model(pixels).float()).cpu()
         if not scores.isfinite().all():
             raise CheckpointError(f"{self.name} gives scores that are no numbers; try --precision float32.")
         return scores
@@ -252,33 +330,13 @@ class ImageClassifier:
             yield self._pixels([open_image(image) for image in listed[start : start + batch_size]])
 
 
-def _transform(folder: Path, config: Mapping[str, Any], model: ViT) -> ImageTransform:
+def _transform(folder: Path, stored: StoredViT) -> ImageTransform:
     if (folder / "preprocessor_config.json").is_file():
         with readable(folder / "preprocessor_config.json"):
             return ImageTransform.from_config(read_json(folder / "preprocessor_config.json"))
-    if "pretrained_cfg" in config:
+    if "pretrained_cfg" in stored.config or "input_size" in stored.config:
         with readable(folder / "config.json"):
-            return ImageTransform.from_config(config)
-    height, width = model.config.image_size
-    warnings.warn(
-        f"{folder} has no preprocessor_config.json; pictures are resized to {width}x{height} and scaled to [-1, 1], "
-        "as for Google's ViT.",
-        stacklevel=2,
-    )
-    return ImageTransform(size=model.config.image_size)
-
-
-def _labels(config: Mapping[str, Any], classes: int) -> list[str]:
-    listed = config.get("label_names")
-    named = config.get("id2label") or (dict(enumerate(listed)) if isinstance(listed, list) else listed or {})
-    if not isinstance(named, Mapping) or not all(isinstance(i, int) or _is_number(i) for i in named):
-        raise CheckpointError(f"id2label is {str(named)[:100]!r}; it must name the labels by their numbers.")
-    labels = {int(i): str(label) for i, label in named.items()}
-    if beyond := [f"{i} ({label})" for i, label in labels.items() if not 0 <= i < classes]:
-        shown = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
-        warnings.warn(f"The head has {classes} classes, and there are labels beyond them: {shown}.", stacklevel=2)
-    return [labels.get(i, f"LABEL_{i}") for i in range(classes)]
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 20
+            return ImageTransform.from_config(stored.config)
+    transform, words = assumed(stored.origin, stored.model.config.image_size)
+    warnings.warn(f"{folder} has no preprocessor_config.json; pictures are {words}.", stacklevel=2)
+    return transform

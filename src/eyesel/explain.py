@@ -116,14 +116,13 @@ def explain(model: ViT, batches: Iterable[Tensor], question: Question) -> list[L
 
 
 def _looks(model: ViT, pixels: Tensor, question: Question) -> Iterator[Look]:
-    patch = model.config.patch_size
-    grid = pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1]
+    grid = model.patch_grid(pixels)
     shown = question.layers(model.config)
     chosen = question.heads(model.config)
-    maps, classes = _read(model, pixels, question, shown, grid)
+    maps, classes = _read(model, pixels, question, shown)
     if not maps.isfinite().all():
         raise CheckpointError("This model gives maps that are no numbers; try --precision float32.")
-    heat = _heat(maps, question, shown, chosen, grid)
+    heat = _heat(maps, question, shown, chosen, model.config, grid)
     outliers = None
     if question.method == "norms" or question.mask_outliers:
         norms = heat if question.method == "norms" else _patches(_outputs(model, pixels, shown).norm(dim=-1), grid)
@@ -133,9 +132,7 @@ def _looks(model: ViT, pixels: Tensor, question: Question) -> Iterator[Look]:
         yield Look(maps[:, i], heat[:, i], of_picture, None if classes is None else int(classes[i]))
 
 
-def _read(
-    model: ViT, pixels: Tensor, question: Question, shown: tuple[int, ...], grid: tuple[int, int]
-) -> tuple[Tensor, Tensor | None]:
+def _read(model: ViT, pixels: Tensor, question: Question, shown: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
     """`Look.maps` of a batch, (layers, B, ...), and the classes (B,) that were looked for."""
     layers = range(shown[-1] + 1) if question.kind.through else shown
     match question.method:
@@ -145,8 +142,8 @@ def _read(
             maps, gradients, classes = _traced(model, pixels, TracedMaps(layers), question.target)
             return positive_evidence(maps, gradients), classes
         case "gradcam":
-            tokens, gradients, classes = _traced(model, pixels, TracedTokens(layers), question.target)
-            return class_activation(tokens, gradients, tokens.shape[-2] - grid[0] * grid[1]), classes
+            tokens, gradients, classes = _activations(model, pixels, layers, question.target)
+            return class_activation(tokens, gradients, model.config.prefix_tokens), classes
         case "norms":
             return _outputs(model, pixels, layers).norm(dim=-1), None
         case "pca":
@@ -154,7 +151,12 @@ def _read(
 
 
 def _heat(
-    maps: Tensor, question: Question, shown: tuple[int, ...], heads: tuple[int, ...], grid: tuple[int, int]
+    maps: Tensor,
+    question: Question,
+    shown: tuple[int, ...],
+    heads: tuple[int, ...],
+    config: ViTConfig,
+    grid: tuple[int, int],
 ) -> Tensor:
     """What was read as `Look.heat` of a batch: (layers, B, ...)."""
     if question.kind.heads:
@@ -163,7 +165,7 @@ def _heat(
         elif heads:
             maps = maps[..., heads, :, :]
         joint = (rollouts if question.kind.through else fuse)(maps, question.fusion, question.discard())
-        return _patches(joint[-len(shown) :, ..., 0, :], grid)  # the class token's row
+        return _patches(_of_the_head(joint[-len(shown) :], config), grid)
     if question.method == "pca":
         return _patches(maps.mT, grid).movedim(-3, -1)  # (layers, B, rows, columns, dim)
     heat = _patches(maps, grid)
@@ -180,10 +182,40 @@ def _attention(model: ViT, pixels: Tensor, layers: Sequence[int]) -> Tensor:
     return tap.stacked()
 
 
-def _traced(model: ViT, pixels: Tensor, tap: Traced, target: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tap kept, the gradient of the class's logit with respect to it, and the classes (B,)."""
+def _of_the_head(joint: Tensor, config: ViTConfig) -> Tensor:
+    """The row of what the head sees, (..., N, N) -> (..., N): its tokens', in the mean if there are several."""
+    rows = []
+    if config.pooling != "mean":
+        rows.append(joint[..., 0, :])
+    if config.distillation_head:
+        rows.append(joint[..., 1, :])
+    if config.pooling != "cls":
+        rows.append(joint[..., config.prefix_tokens :, :].mean(-2))
+    return torch.stack(rows).mean(0)
+
+
+def _activations(
+    model: ViT, pixels: Tensor, layers: Sequence[int], target: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What Grad-CAM weighs in layers, with gradients and classes as `_traced` gives them.
+
+    Where the head sees no patches, what the last layer puts out for them has no gradient: they are taken behind the
+    norm in front of a layer's attention. Where it sees their mean, most of what they say passes by the attention, and
+    they are taken as the layer puts them out.
+    """
+    if model.config.pooling == "cls":
+        return _traced(model, pixels, TracedTokens(layers), target)
+    return _traced(model, pixels, Traced(()), target, layers)
+
+
+def _traced(
+    model: ViT, pixels: Tensor, tap: Traced, target: int | None, outputs: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the tap kept and what layers put out, the gradient of the class's logit, and the classes (B,)."""
     with torch.inference_mode(False), torch.enable_grad():
-        logits = model(pixels, tap).float()  # (B, classes)
+        for i, x in enumerate(model.hidden_states(pixels, tap)):
+            last = tap.keep(i - 1, x) if i - 1 in outputs else x
+        logits = model.logits(model.norm(last)).float()  # (B, classes)
         classes = logits.argmax(-1) if target is None else torch.full_like(logits[:, 0], target, dtype=torch.long)
         kept, gradients = tap.with_gradients(logits.gather(1, classes[:, None]).sum())
     return kept, gradients, classes.cpu()

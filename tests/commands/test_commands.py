@@ -1,5 +1,6 @@
 """The program as a person meets it: what each command prints, writes and refuses."""
 
+import importlib.util
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from command_line import files, refused
@@ -67,6 +69,78 @@ def test_embed(run, picture, classifier, tmp_path):
     with np.load(tmp_path / "e.npz") as stored:
         assert stored["files"].tolist() == [str(picture), str(other)]
         assert stored["embeddings"].shape == (2, 48) and stored["embeddings"].dtype == np.float32
+
+
+def test_embed_several_layers_of_another_size(run, picture, classifier, tmp_path):
+    options = ["--layer", 1, "--layer", -1, "--pool", "grid", "--image-size", "48x24", "--normalize", "--final-norm"]
+    code, out, _ = run("embed", picture, "-m", classifier, "-o", "e.safetensors", "--json", *options)
+    assert code == 0 and json.loads(out)["shape"] == [1, 2, 3, 6, 48]
+    with safe_open(tmp_path / "e.safetensors", "np") as stored:
+        assert json.loads(stored.metadata()["files"]) == [str(picture)]
+        assert np.allclose(np.linalg.norm(stored.get_tensor("embeddings"), axis=-1), 1)
+
+
+def test_embed_to_parquet(run, picture, classifier, tmp_path):
+    if importlib.util.find_spec("pyarrow") is None:
+        refused(run("embed", picture, "-m", classifier, "-o", "e.parquet"), "pip install pyarrow")
+        assert files(tmp_path) == ["picture.png"]
+        return
+    import pyarrow.parquet
+
+    for options, shape in [([], (1, 48)), (["--layer", 0, "--layer", 2], (1, 2, 48))]:
+        assert run("embed", picture, "-m", classifier, "-o", "e.parquet", "--force", *options)[0] == 0
+        table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
+        assert table["file"].to_pylist() == [str(picture)]
+        assert np.array(table["embedding"].to_pylist()).shape == shape
+    assert run("embed", picture, "-m", classifier, "-o", "e.npz", "--layer", 0, "--layer", 2)[0] == 0
+    with np.load(tmp_path / "e.npz") as stored:
+        assert np.array_equal(stored["embeddings"], np.array(table["embedding"].to_pylist(), np.float32))
+
+
+def test_classify_raw_numbers_and_another_size(run, picture, classifier, tmp_path):
+    code, out, _ = run("classify", picture, "-m", classifier, "--function-to-apply", "sigmoid", "--json")
+    scores = [p["score"] for p in json.loads(out)[0]["predictions"]]
+    assert code == 0 and len(scores) == 5 and sum(scores) > 1
+    code, out, _ = run("classify", picture, "-m", classifier, "--function-to-apply", "none", "--image-size", 48)
+    assert code == 0 and "%" not in out and re.search(r"^ +-?\d+\.\d{4}  \w+$", out.splitlines()[1])
+    regression = write_classifier(tmp_path / "age", problem_type="regression", id2label={0: "age"}, label2id={"age": 0})
+    code, out, _ = run("classify", picture, "-m", regression)
+    assert code == 0 and re.search(r"^ +-?\d+\.\d{4}  age$", out.splitlines()[1])
+
+
+def test_convert_a_classifier(run, picture, classifier, tmp_path):
+    """From transformers to timm and back: the same tensors, labels and scores."""
+    code, out, err = run("models", "convert", classifier, "timm", "--format", "timm")
+    assert code == 0 and out == "timm: a Vision Transformer with 7 classes, for timm\n" and "norm_eps" in err
+    code, out, _ = run("models", "convert", "timm", "again", "--format", "transformers", "--json")
+    assert code == 0 and json.loads(out) == {"output": "again", "format": "transformers", "classes": 7}
+    before, after = (load_file(folder / "model.safetensors") for folder in (classifier, tmp_path / "again"))
+    assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
+    answers = [run("classify", picture, "-m", m, "--json") for m in ("timm", "again")]
+    assert answers[0][1] == answers[1][1] and answers[0][2] == ""
+    refused(run("models", "convert", classifier, "timm", "--format", "timm"), "exists", "--force")
+    refused(run("models", "convert", classifier, "x.bin", "--format", "timm"), "x.bin", "folder")
+    refused(run("models", "convert", classifier, "x", "--format", "timm", "--ema"), "classifiers", "ema")
+    refused(run("models", "convert", classifier, "x", "--format", "timm", "--dtype", "int3"), "int3")
+    assert files(tmp_path) == ["again", "picture.png", "timm"]
+    assert run("models", "convert", classifier, "timm", "--format", "timm", "--force")[0] == 0
+
+
+def test_a_file_of_weights_alone(run, picture, classifier, tmp_path, capsys):
+    """No config.json and no preprocessor: opened by convention, and all of that is said."""
+    (tmp_path / "w.safetensors").write_bytes((classifier / "model.safetensors").read_bytes())
+    refused(run("classify", picture, "-m", "w.safetensors"), "width 48", "config.json")
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    refused(run("classify", picture, "-m", "cut.npz"), "complete", "download it again")
+    wide = write_classifier(tmp_path / "wide", hidden_size=64, num_attention_heads=1)
+    for name in ("config.json", "preprocessor_config.json"):
+        (wide / name).unlink()
+    capsys.readouterr()  # what transformers shows while it saves
+    code, out, err = run("classify", picture, "-m", wide / "model.safetensors", "--json")
+    assert code == 0 and json.loads(out)[0]["predictions"][0]["label"].startswith("LABEL_")
+    notes = err.strip().splitlines()
+    assert len(notes) == 3 and all(note.startswith("eyesel: note: ") for note in notes)
+    assert "heads of 64 channels" in notes[0] and "[-1, 1]" in notes[1] and "no labels" in notes[2]
 
 
 @pytest.mark.parametrize(
@@ -547,5 +621,11 @@ def test_embed_refuses(run, picture, classifier, tmp_path):
     refused(run("embed", picture, "-m", classifier, "-o", "no/e.npz"), "no")
     refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--layer", 9), "9")
     refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--batch-size", 0), "0")
+    for size in ("big", "33", "0", "16x", "8x8x8", "99999999"):
+        refused(run("embed", picture, "-m", classifier, "-o", "e.npz", "--image-size", size), size.strip("x"))
+    (tmp_path / "there.npz").write_bytes(b"precious")
+    refused(run("embed", picture, "-m", classifier, "-o", "there.npz"), "there.npz", "--force")
+    assert (tmp_path / "there.npz").read_bytes() == b"precious"
+    (tmp_path / "there.npz").unlink()
     refused(run("classify", picture, "-m", classifier, "--top-k", 0), "0")
     assert files(tmp_path) == ["picture.png"]

@@ -10,11 +10,12 @@ from PIL import Image
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from eyesel.errors import CheckpointError, ImageError
+from eyesel.errors import CheckpointError, ImageError, SettingError
 from eyesel.images import ImageTransform, from_pil, to_pil
 
 PROCESSORS = {
@@ -24,6 +25,7 @@ PROCESSORS = {
     "CLIP": CLIPImageProcessorPil,
     "Bit": BitImageProcessorPil,
     "Siglip": SiglipImageProcessorPil,
+    "ConvNext": ConvNextImageProcessorPil,
 }
 
 
@@ -58,6 +60,10 @@ CONFIGS = [
     config("CLIPImageProcessor", size={"shortest_edge": 20}, crop_size={"height": 33, "width": 33}),
     config("BitImageProcessor"),
     config("SiglipImageProcessor", size={"height": 19, "width": 19}),
+    config("ConvNextFeatureExtractor", size=24, crop_pct=0.9),
+    config("ConvNextImageProcessor", size={"shortest_edge": 20}, image_mean=HALF, resample=2),
+    config("ConvNextImageProcessor"),
+    config("ViTImageProcessorPil", size=[20, 28], crop_pct=None),
     *(config("ViTImageProcessor", size=17, resample=code) for code in range(6)),
 ]
 
@@ -115,23 +121,86 @@ def test_the_view_is_what_the_model_sees():
     assert np.array_equal(np.asarray(to_pil(transform([PICTURES[0]]))[0]), np.asarray(view))
 
 
-def test_timm():
-    timm = {
-        "architecture": "vit_tiny_patch16_224",
-        "pretrained_cfg": {
-            "input_size": [3, 32, 32],
-            "interpolation": "bicubic",
-            "crop_pct": 0.9,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-        },
-    }
-    transform = ImageTransform.from_config(timm)
-    assert transform == ImageTransform(size=35, crop=(32, 32), resample=3)
-    assert ImageTransform.from_config(timm["pretrained_cfg"]) == transform
-    for key, value in [("interpolation", "random"), ("crop_mode", "squash"), ("crop_pct", 0), ("input_size", [3, 32])]:
-        with pytest.raises(CheckpointError, match=key):
-            ImageTransform.from_config({"pretrained_cfg": {**timm["pretrained_cfg"], key: value}})
+TIMM = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "mean": HALF, "std": [0.25, 0.5, 0.5]}
+
+
+def timm_by_hand(cfg: dict, image: Image.Image) -> torch.Tensor:
+    """timm's transforms_imagenet_eval, with torchvision's Resize and CenterCrop written out."""
+    (_, height, width), pct = cfg["input_size"], cfg["crop_pct"]
+    scaled = int(height / pct), int(width / pct)
+    if cfg.get("crop_mode") == "squash":
+        size = scaled[::-1]
+    else:
+        short, long = sorted(image.size)
+        longer = int(scaled[0] * long / short)
+        size = (scaled[0], longer) if image.width <= image.height else (longer, scaled[0])
+    resized = np.asarray(image.resize(size, Image.Resampling[cfg["interpolation"].upper()]))
+    top, left = round((size[1] - height) / 2.0), round((size[0] - width) / 2.0)
+    cut = torch.from_numpy(resized[top : top + height, left : left + width].copy()).permute(2, 0, 1)
+    mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
+    return ((cut.float().div(255) - mean) / std)[None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"crop_pct": 1.0, "interpolation": "bilinear"},
+        {"crop_mode": "center", "crop_pct": 0.8},
+        {"crop_mode": "squash"},
+        {"crop_mode": "squash", "crop_pct": 1.0, "input_size": [3, 24, 40]},
+    ],
+)
+def test_timm(change):
+    cfg = {**TIMM, **change}
+    transform = ImageTransform.from_config({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": cfg})
+    assert ImageTransform.from_config(cfg) == transform
+    for image in PICTURES:
+        assert (transform([image]) - timm_by_hand(cfg, image)).abs().max() <= 1e-6
+    again = ImageTransform.from_config(json.loads(json.dumps(transform.to_timm())))
+    assert torch.equal(again([PICTURES[0]]), transform([PICTURES[0]]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("interpolation", "random"),
+        ("crop_mode", "border"),
+        ("crop_pct", 0),
+        ("crop_pct", 2**40),
+        ("crop_pct", 1e-300),
+        ("input_size", [3, 32]),
+        ("input_size", [3, 32, 48]),
+    ],
+)
+def test_malformed_values_of_timm_are_named(key, value):
+    with pytest.raises(CheckpointError, match=key):
+        ImageTransform.from_config({"pretrained_cfg": {**TIMM, key: value}})
+
+
+@pytest.mark.parametrize("size", range(20, 60))
+def test_any_crop_is_one_of_timm(size):
+    transform = ImageTransform(size=size, crop=(19, 19), crop_to_even=True)
+    assert ImageTransform.from_config(transform.to_timm()) == transform
+
+
+def test_what_timm_cannot_do_is_refused():
+    for transform in (
+        ImageTransform(size=None),
+        ImageTransform(size=24),
+        ImageTransform(size=40, crop=(20, 30)),
+        ImageTransform(size=(40, 60), crop=(40, 30)),
+    ):
+        with pytest.raises(SettingError, match="timm cannot"):
+            transform.to_timm()
+    raw = ImageTransform(size=(20, 20), scale=None, mean=None, std=None)
+    assert (ImageTransform.from_config(raw.to_timm())(PICTURES[:1]) - raw(PICTURES[:1])).abs().max() <= 1e-4
+
+
+def test_a_share_that_transformers_ignores_is_said():
+    with pytest.warns(UserWarning, match="crop_pct 0.875 means nothing to a ViTImageProcessor"):
+        transform = ImageTransform.from_config({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.875})
+    assert transform == ImageTransform()
 
 
 @pytest.mark.parametrize(
@@ -152,8 +221,7 @@ def test_timm():
         ("rescale_factor", float("inf")),
         ("do_resize", "yes"),
         ("do_pad", True),
-        ("crop_pct", 0.875),
-        ("image_processor_type", "ConvNextImageProcessor"),
+        ("image_processor_type", "LevitImageProcessor"),
     ],
 )
 def test_malformed_values_are_named(key, value):

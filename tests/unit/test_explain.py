@@ -20,10 +20,10 @@ DEPTH, HEADS = 4, 2
 PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 60, 3), dtype=np.uint8)) for i in range(5)]
 
 
-def vit(kind=ViT, **change):
+def vit(**change):
     torch.manual_seed(0)
     shape = {"image_size": (32, 48), "patch_size": (8, 8), "dim": 32, "depth": DEPTH, "heads": HEADS, "mlp_dim": 64}
-    model = kind(ViTConfig(**shape, classes=len(LABELS), **change)).eval().requires_grad_(False)
+    model = ViT(ViTConfig(**shape, classes=len(LABELS), **change)).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter += torch.randn(parameter.shape) * 0.1
     return model
@@ -147,37 +147,79 @@ def test_discarding_is_the_default_of_rollouts_only(eye):
     )
 
 
-class WithRegisters(ViT):
-    """Three more tokens between the class token and the patches, as DINOv2 has them."""
+class Kept:
+    """The normed tokens in front of layer 2's attention, in the graph."""
 
-    def embeddings(self, pixels):
-        x = super().embeddings(pixels)
-        registers = torch.linspace(-1, 1, 3 * x.shape[-1]).reshape(1, 3, -1).expand(len(x), -1, -1)
-        return torch.cat([x[:, :1], registers.to(x), x[:, 1:]], dim=1)
+    def wants(self, site):
+        return site.layer == 2
+
+    def tokens(self, site, x):
+        self.x = x.requires_grad_()
+        return x
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_registers_are_no_patches(eye, method):
-    model = vit(WithRegisters)
+    model = vit(registers=3)
     answer = changed(eye, model).attention(PICTURES[0], method, layer=2)
     assert answer.heat.shape[:2] == (4, 6)
     if method == "attention":
         torch.testing.assert_close(answer.heat.flatten(), answer.maps[0].mean(0)[0, 4:])
     if method == "gradcam":  # their gradients have no say in what a channel weighs
-
-        class Tokens:
-            def wants(self, site):
-                return site.layer == 2
-
-            def tokens(self, site, x):
-                self.x = x.requires_grad_()
-                return x
-
-        tap = Tokens()
-        logits = model(eye.transform(PICTURES[:1]), tap)
-        (gradient,) = torch.autograd.grad(logits.max(), tap.x)
+        tap = Kept()
+        (gradient,) = torch.autograd.grad(model(eye.transform(PICTURES[:1]), tap).max(), tap.x)
         expected = tap.x[0, 4:] @ gradient[0, 4:].mean(0)
         torch.testing.assert_close(answer.heat.flatten(), expected.relu().detach(), atol=1e-6, rtol=1e-4)
+
+
+KINDS = {
+    "mean": {"pooling": "mean"},
+    "mean of patches alone": {"pooling": "mean", "class_token": False, "prefix_positions": 0, "pooled_norm": True},
+    "class token and mean": {"pooling": "cls+mean", "registers": 2},
+    "two heads": {"distillation_token": True, "distillation_head": True, "prefix_positions": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kind_of_vit_is_looked_into(eye, kind, method):
+    of_kind = changed(eye, vit(**KINDS[kind]))
+    answer = of_kind.attention(PICTURES[:2], method, layer="each", mask_outliers=method != "norms")[1]
+    assert answer.heat.shape[:3] == (DEPTH, 4, 6)
+    if method != "pca":
+        torch.testing.assert_close(answer.heat[-1], of_kind.attention(PICTURES[1], method).heat, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_are_those_of_the_tokens_that_the_head_sees(eye, kind):
+    of_kind = changed(eye, vit(**KINDS[kind]))
+    prefix = of_kind.model.config.prefix_tokens
+    answer = of_kind.attention(PICTURES[0], "attention")
+    fused = answer.maps[0].mean(0)
+    seen = {
+        "mean": fused[1:].mean(0),
+        "mean of patches alone": fused.mean(0),
+        "class token and mean": (fused[0] + fused[3:].mean(0)) / 2,
+        "two heads": (fused[0] + fused[1]) / 2,
+    }
+    torch.testing.assert_close(answer.heat.flatten(), seen[kind][prefix:])
+
+
+@pytest.mark.parametrize("layer", [1, DEPTH - 1])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "mean" in kind])
+def test_grad_cam_of_patches_that_the_head_sees(eye, kind, layer):
+    """It weighs what a layer puts out: Zhou et al.'s class activation map, where that is the last one."""
+    model = vit(**KINDS[kind])
+    prefix = model.config.prefix_tokens
+    *_, x = (x for i, x in enumerate(model.hidden_states(eye.transform(PICTURES[:1]))) if i <= layer + 1)
+    kept = x.requires_grad_()
+    for each in model.layers[layer + 1 :]:
+        x = each(x)
+    (gradient,) = torch.autograd.grad(model.logits(model.norm(x))[0, 3], kept)
+    expected = (kept[0, prefix:] @ gradient[0, prefix:].mean(0)).relu().detach()
+    answer = changed(eye, model).attention(PICTURES[0], "gradcam", layer, target=3)
+    torch.testing.assert_close(answer.heat.flatten(), expected, atol=1e-6, rtol=1e-4)
+    assert expected.any()
 
 
 @pytest.mark.parametrize("method", METHODS)

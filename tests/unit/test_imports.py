@@ -24,6 +24,7 @@ ALLOWED = {
     "attention": {"taps", "images"},
     "explain": {"models", "taps"},
     "classifier": {*MODELS, "fields", "taps", "images", "attention", "explain"},
+    "embeddings": {"images", "weights"},
     "infotext": {"fields", "diffusion", "settings"},
     "picture": {"images", "infotext", "__init__"},
     "settings": {"fields"},
@@ -37,6 +38,7 @@ ALLOWED = {
     "cli": {
         "attention",
         "classifier",
+        "embeddings",
         "images",
         "infotext",
         "picture",
@@ -69,6 +71,7 @@ THIRD_PARTY = {
     "explain": {"torch"},
     "classifier": {"torch", "numpy", "PIL"},
     "infotext": set(),
+    "embeddings": {"numpy", "pyarrow", "torch"},
     "picture": {"torch", "PIL"},
     "easel": {"torch", "PIL"},
     "run": {"torch", "numpy"},

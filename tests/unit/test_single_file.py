@@ -345,7 +345,7 @@ def test_nothing_is_overwritten_unless_asked(file, tmp_path):
     path, out = file(), tmp_path / "out"
     out.mkdir()
     for force in (False, True):
-        with pytest.raises(OutputError, match=r"exists already|not one of diffusers"):
+        with pytest.raises(OutputError, match=r"exists already|not one of a model"):
             convert(path, out, "diffusers", force=force)
     out.rmdir()
     convert(path, out, "diffusers")

@@ -74,7 +74,7 @@ def test_timm_folder_without_transformers_config(tmp_path, reference):
 
 
 def test_timm_heads_are_not_guessed(tmp_path, reference):
-    folder = write(tmp_path / "m", vit_formats.TIMM.write(reference.state_dict()), config={"architecture": "vit_own"})
+    folder = write(tmp_path / "m", vit_formats.TIMM.write(reference.state_dict()), config={"architecture": "own"})
     with pytest.raises(CheckpointError, match="width 64 does not say how many heads"):
         open_vit(folder, CPU)
 
@@ -151,7 +151,7 @@ def test_weights_are_views_of_the_file_until_converted(tmp_path, reference):
     ("change", "complaint"),
     [
         (lambda s: s.pop("classifier.bias"), "lacks classifier.bias"),
-        (lambda s: s.update({"vit.extra.weight": torch.zeros(1)}), "does not have: vit.extra.weight"),
+        (lambda s: s.update({"vit.extra.weight": torch.zeros(1)}), "does not have: extra.weight"),
         (lambda s: s.update({"vit.layernorm.weight": torch.zeros(5)}), r"norm.weight as \(5,\) instead of \(64,\)"),
         (
             lambda s: [s.pop(n) for n in list(s) if "layer.1" in n],

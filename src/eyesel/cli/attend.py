@@ -3,7 +3,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eyesel.cli.options import BatchSize, Device, Json, Model, Offline, Precision, batches, print_json, progress
+from eyesel.cli.options import (
+    BatchSize,
+    Device,
+    ImageSize,
+    Json,
+    Model,
+    Offline,
+    Precision,
+    batches,
+    print_json,
+    progress,
+    read_image_size,
+)
 
 if TYPE_CHECKING:
     from eyesel.attention import Attention
@@ -55,6 +67,7 @@ def attend(
     opacity: Annotated[
         float | None, typer.Option(help="Of the heat map over the picture, 0 to 1; default 0.5, for pca 1.")
     ] = None,
+    image_size: ImageSize = None,
     json: Json = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",
@@ -74,7 +87,8 @@ def attend(
     outputs = [output] if alone else _names(output, files)
     for path in outputs:
         check_writable(path, WRITABLE_MAPS)
-    classifier = ImageClassifier.load(model, device=device, precision=precision, offline=offline)
+    size = read_image_size(image_size)
+    classifier = ImageClassifier.load(model, image_size=size, device=device, precision=precision, offline=offline)
     done = []
     together = len(files) if method == "pca" else batch_size  # pictures share their colours if they are asked together
     with progress("looking", len(files)) as advance:

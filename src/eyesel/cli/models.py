@@ -3,7 +3,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from eyesel.cli.options import Ema, Json, Offline, PredictionType, Vae, ZeroTerminalSnr, print_json
+from eyesel.cli.options import Ema, Force, Json, Offline, PredictionType, Vae, ZeroTerminalSnr, print_json
+from eyesel.errors import SettingError
 
 app = typer.Typer(
     help="What models are here, what is in one, and from one format to another.",
@@ -62,7 +63,10 @@ def show(
 def convert(
     source: Annotated[str, typer.Argument(help="A hub name, a folder or a file.", metavar="IN")],
     target: Annotated[Path, typer.Argument(help="The folder, or .safetensors file, to write.", metavar="OUT")],
-    format: Annotated[Literal["diffusers", "single-file"], typer.Option(help="Of what is written.")],
+    format: Annotated[
+        Literal["diffusers", "single-file", "transformers", "timm"],
+        typer.Option(help="Of what is written: the first two for Stable Diffusion, the others for classifiers."),
+    ],
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default every tensor as it is stored.")
     ] = None,
@@ -71,17 +75,18 @@ def convert(
     ema: Ema = False,
     prediction_type: PredictionType = None,
     zero_terminal_snr: ZeroTerminalSnr = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
     json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Turn a single-file Stable Diffusion checkpoint into a diffusers folder, or the other way, tensor for tensor.
+    """Turn a single-file Stable Diffusion checkpoint into a diffusers folder, or the other way, and a classifier of any
+    spelling into a folder of transformers or timm; tensor for tensor.
 
     Example: eyesel models convert model.safetensors model/ --format diffusers
     """
     from eyesel.weights.convert import convert
     from eyesel.weights.hub import resolve
-    from eyesel.weights.painter import Options
+    from eyesel.weights.painter import AS_IT_IS, Options
 
     options = Options(
         variant=variant,
@@ -90,6 +95,11 @@ def convert(
         prediction_type=prediction_type,
         zero_terminal_snr=zero_terminal_snr,
     )
+    if format in ("transformers", "timm"):
+        if options != AS_IT_IS:
+            raise SettingError(f"--format {format} is for classifiers, which have no variant, vae, ema or prediction.")
+        _convert_classifier(source, target, format, dtype, force, json, offline)
+        return
     path = resolve(source, kind="painter", offline=offline)
     done = convert(path, target, format, dtype=dtype, options=options, force=force)
     facts = {
@@ -102,6 +112,19 @@ def convert(
         print_json(facts)
         return
     typer.echo(f"{target}: {done.family.name}, {done.prediction.type} ({done.prediction.rule})")
+
+
+def _convert_classifier(
+    source: str, target: Path, format: str, dtype: str | None, force: bool, json: bool, offline: bool
+) -> None:
+    from eyesel.classifier import ImageClassifier
+
+    classifier = ImageClassifier.load(source, device="cpu", precision="file", offline=offline)
+    classifier.save(target, format, dtype=dtype, force=force)
+    if json:
+        print_json({"output": str(target), "format": format, "classes": len(classifier.labels)})
+    else:
+        typer.echo(f"{target}: a Vision Transformer with {len(classifier.labels)} classes, for {format}")
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -17,7 +17,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="`tiny` (bundled), a hub name owner/name[@revision], a folder, or a .safetensors or .ckpt file.",
+        help="`tiny` (bundled), a hub name owner/name[@revision], a folder, or a file of weights.",
         show_default=True,
     ),
 ]
@@ -36,11 +36,28 @@ ZeroTerminalSnr = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: only what is already here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Of the pictures, in pixels: 384, or WIDTHxHEIGHT; default the checkpoint's own."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures that go through the network together.")]
 
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def read_image_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of "384" or "512x384"."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and len(side) < 10 for side in sides):
+        raise SettingError(f"--image-size {text!r} is no size; write for example 384, or 512x384 for WIDTHxHEIGHT.")
+    return int(sides[-1]), int(sides[0])
 
 
 def batches(files: list[T], size: int) -> Iterator[list[T]]:

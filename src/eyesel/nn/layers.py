@@ -41,6 +41,30 @@ class MLP(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
+class SwiGLU(nn.Module):
+    """An MLP whose hidden values are gated (Shazeer 2020, "GLU Variants Improve Transformer"); large DINOv2 has it."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden_dim)
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class LayerScale(nn.Module):
+    """What a branch adds, weighted channel by channel (Touvron et al. 2021, "Going deeper with Image Transformers")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 class EncoderLayer(nn.Module):
     """A pre-norm transformer layer, the one that ViT and CLIP stack."""
 
@@ -54,18 +78,22 @@ class EncoderLayer(nn.Module):
         qkv_bias: bool,
         name: str,
         layer: int,
+        swiglu: bool = False,
+        layer_scale: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attention = Attention(dim, heads, qkv_bias=qkv_bias, name=name, layer=layer)
+        self.scale1 = LayerScale(dim) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = MLP(dim, mlp_dim, activation)
+        self.mlp = SwiGLU(dim, mlp_dim) if swiglu else MLP(dim, mlp_dim, activation)
+        self.scale2 = LayerScale(dim) if layer_scale else nn.Identity()
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, tap: Tap | None = None, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        x = x + self.attention(self.norm1(x), mask=mask, tap=tap, grid=grid)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.scale1(self.attention(self.norm1(x), mask=mask, tap=tap, grid=grid))
+        return x + self.scale2(self.mlp(self.norm2(x)))
 
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

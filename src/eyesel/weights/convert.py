@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from eyesel.errors import OutputError, SettingError
 from eyesel.weights.checkpoint import open_painter
 from eyesel.weights.diffusers_folder import write_folder
 from eyesel.weights.hub import SUFFIXES
 from eyesel.weights.painter import AS_IT_IS, Options, StoredPainter
-from eyesel.weights.placement import PRECISIONS
-from eyesel.weights.save import replacing
+from eyesel.weights.save import replacing, stored_dtype
 from eyesel.weights.single_file import write_file
 
 FORMATS = ("diffusers", "single-file")
@@ -32,14 +29,12 @@ def convert(
     """
     if format not in FORMATS:
         raise SettingError(f"Format {format!r} is unknown; choose one of {', '.join(FORMATS)}.")
-    if dtype is not None and dtype not in PRECISIONS:
-        raise SettingError(f"dtype {dtype!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+    stored_as = stored_dtype(dtype)
     single = format == "single-file"
     if single and target.suffix != ".safetensors":
         raise OutputError(f"{target} is to be a single file: give it a name that ends in .safetensors.")
     if not single and target.suffix in SUFFIXES:
         raise OutputError(f"{target} is to be a folder: give it a name that does not end in {target.suffix}.")
-    stored_as: torch.dtype | None = PRECISIONS[dtype] if dtype else None
     with replacing(target, force) as fresh:
         painter = open_painter(source, options)
         for model in painter.models:

@@ -42,7 +42,15 @@ def _facts(path: Path) -> dict[str, Any]:
         }
     if (path / "config.json").is_file():
         return {"path": str(path), **_part(path)}
-    raise CheckpointError(f"{path} has neither a model_index.json nor a config.json; it is not a model folder.")
+    files = find_weights(path)
+    tensors = open_tensors(files)
+    size = sum(file.stat().st_size for file in files)
+    return {
+        "path": str(path),
+        "is": family_of_tensors(tensors) or "unknown",
+        **_weights(tensors.values()),
+        "bytes": size,
+    }
 
 
 def _file(path: Path) -> dict[str, Any]:

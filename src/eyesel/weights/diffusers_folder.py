@@ -1,6 +1,5 @@
 """A Stable Diffusion checkpoint as diffusers' folder of folders: read and written."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from eyesel.weights.files import find_weights, open_tensors, read_json, read_ten
 from eyesel.weights.load import StoredModel, renamed, shapes_of
 from eyesel.weights.painter import WANTED, Options, StoredPainter, open_autoencoder, refuse
 from eyesel.weights.recognise import family_of_config
-from eyesel.weights.save import save_tensors
+from eyesel.weights.save import save_tensors, write_json
 from eyesel.weights.views import StoredTensor
 
 _PIPELINES = {
@@ -127,7 +126,7 @@ def write_folder(painter: StoredPainter, path: Path, dtype: torch.dtype | None =
     vae_json = diffusers_format.autoencoder_config_json(autoencoder.config, pixels)
 
     def write(part: str, name: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
-        _write_json(path / part / "config.json", config)
+        write_json(path / part / "config.json", config)
         metadata = {**(painter.metadata if part == "unet" else {}), "format": "pt"}
         save_tensors(path / part / f"{name}.safetensors", tensors, metadata, dtype)
 
@@ -139,14 +138,9 @@ def write_folder(painter: StoredPainter, path: Path, dtype: torch.dtype | None =
         config = clip_format.transformers_config(encoder.config)
         write(where.folder, "model", config, clip_format.CLIP_TEXT.written(encoder.tensors))
         tokenizer.save(path / where.folder.replace("text_encoder", "tokenizer"))
-    _write_json(path / "scheduler" / "scheduler_config.json", painter.scheduler)
+    write_json(path / "scheduler" / "scheduler_config.json", painter.scheduler)
     left_out = {part: [None, None] for part in _NOT_PAINTING if part in painter.index}
-    _write_json(path / "model_index.json", {**painter.index, **left_out})
+    write_json(path / "model_index.json", {**painter.index, **left_out})
 
 
 _NOT_PAINTING = ("safety_checker", "feature_extractor", "image_encoder")
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
-"""Tensor files: safetensors, mapped into memory; `.bin` pickles, through torch's restricted unpickler only."""
+"""Tensor files: safetensors, mapped into memory; `.bin` pickles, through torch's restricted unpickler only; `.npz`."""
 
+import argparse
 import json
 import mmap
 import pickle
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from eyesel.errors import CheckpointError
+from eyesel.weights.npz import open_npz
 from eyesel.weights.views import HeldTensor, StoredTensor
 
 MAX_JSON_BYTES = 100 << 20
@@ -97,10 +99,12 @@ def read_tensor_metadata(path: Path) -> dict[str, str]:
 
 
 # Stand for the training callback that the first published checkpoints name, and for the table in which the first
-# embeddings keep their vectors; they do nothing but hold.
+# embeddings keep their vectors; they do nothing but hold. Namespaces, too, hold data alone: the command line of a
+# training.
 _STAND_INS: list[Any] = [
     type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"}),
     type("ParameterDict", (), {"__module__": "torch.nn.modules.container"}),
+    argparse.Namespace,
 ]
 
 
@@ -124,8 +128,8 @@ def read_pickle(path: Path) -> Any:
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     state = read_pickle(path)
-    while isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    while wrapper := _wrapper(state):
+        state = state[wrapper]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -134,16 +138,28 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     return {name: HeldTensor(value) for name, value in tensors.items()}
 
 
+# Under which name training code keeps the weights; DINO's teacher is the network that is used.
+_WRAPPERS = ("state_dict", "model", "teacher")
+
+
+def _wrapper(state: Any) -> str | None:
+    names = _WRAPPERS if isinstance(state, Mapping) else ()
+    return next((name for name in names if isinstance(state.get(name), Mapping)), None)
+
+
 def _is_plain(value: Tensor) -> bool:
     usual = value.layout is torch.strided and value.device.type == "cpu"
     return usual and not (value.is_complex() or value.is_quantized)
+
+
+_OPENERS = {".safetensors": _open_safetensors, ".npz": open_npz}
 
 
 def open_tensors(files: list[Path]) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint's files, by name. Nothing is read yet but the headers."""
     tensors: dict[str, StoredTensor] = {}
     for path in files:
-        tensors |= _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+        tensors |= _OPENERS.get(path.suffix, _open_pickle)(path)
     return tensors
 
 

@@ -16,7 +16,7 @@ Kind = Literal["classifier", "painter"]
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("tiny",)
-SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".npz")
 
 _MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")  # folders of a diffusers checkpoint that hold weights
 _OTHERS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor")
@@ -228,7 +228,7 @@ def _kind(folder: Path) -> Kind | None:
             continue
         if family in ("a Stable Diffusion checkpoint", "a Stable Diffusion XL checkpoint"):
             return "painter"
-        if family == "a Vision Transformer" or family.startswith("a timm 'vit_"):
+        if family.startswith(("a Vision Transformer", "a timm 'vit_", "a timm 'deit")):
             return "classifier"
     return None
 

@@ -53,6 +53,7 @@ _SIGNATURES = {
     "encoder.layer.0.attention.attention.query.weight": "a Vision Transformer",
     "layers.0.attention.q_proj.weight": "a Vision Transformer",
     "blocks.0.attn.qkv.weight": "a Vision Transformer",
+    "Transformer/encoderblock_0/": "a Vision Transformer",
     "encoder.layer.0.attention.self.query.weight": "a BERT-like text model",
     "layer4.0.conv1.weight": "a ResNet",
     "self_attn.q_proj.weight": "a language model",
@@ -87,7 +88,14 @@ _PIPELINES = {
 }
 
 
-_MODEL_TYPES = {"vit": "a Vision Transformer", "clip_text_model": "a CLIP text encoder", "clip": "a CLIP model"}
+_MODEL_TYPES = {
+    "vit": "a Vision Transformer",
+    "deit": "a Vision Transformer (DeiT)",
+    "dinov2": "a Vision Transformer (DINOv2)",
+    "dinov2_with_registers": "a Vision Transformer (DINOv2 with registers)",
+    "clip_text_model": "a CLIP text encoder",
+    "clip": "a CLIP model",
+}
 
 
 def family_of_config(config: Mapping[str, Any]) -> str | None:

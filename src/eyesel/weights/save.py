@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from eyesel.errors import CheckpointError, OutputError
-from eyesel.weights.files import DTYPE_NAMES
+from eyesel.errors import CheckpointError, OutputError, SettingError
+from eyesel.weights.files import DTYPE_NAMES, STEMS
+from eyesel.weights.placement import PRECISIONS
 from eyesel.weights.views import StoredTensor
 
 
@@ -19,13 +21,13 @@ from eyesel.weights.views import StoredTensor
 def replacing(path: Path, force: bool = False) -> Iterator[Path]:
     """A new name beside `path` to write a file or folder under; renamed when the block is done, removed if it fails.
 
-    What is there already is an `OutputError`, unless `force` allows a file, or a diffusers folder, to be replaced.
+    What is there already is an `OutputError`, unless `force` allows a file, or a model's folder, to be replaced.
     """
     path = path.expanduser()
     if path.exists() and not force:
         raise OutputError(f"{path} exists already: choose another name, or allow it to be replaced (--force).")
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise OutputError(f"{path} is a folder, and not one of diffusers: it was not replaced; choose another name.")
+    if path.is_dir() and not _is_model(path):
+        raise OutputError(f"{path} is a folder, and not one of a model: it was not replaced; choose another name.")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist: create it or choose another place.")
     fresh = path.with_name(f".eyesel-{secrets.token_hex(8)}.tmp")
@@ -42,6 +44,23 @@ def replacing(path: Path, force: bool = False) -> Iterator[Path]:
     finally:
         for leftover in (fresh, old):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _is_model(folder: Path) -> bool:
+    weights = (folder / "config.json").is_file() and any(any(folder.glob(f"{stem}*")) for stem in STEMS)
+    return weights or (folder / "model_index.json").is_file()
+
+
+def stored_dtype(name: str | None) -> torch.dtype | None:
+    """The type that weights are to be stored in, by its name; None leaves each as it is."""
+    if name is not None and name not in PRECISIONS:
+        raise SettingError(f"dtype {name!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+    return PRECISIONS[name] if name else None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_tensors(
