@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eyesel.errors import SettingError
 from eyesel.models.clip_text import ClipText
+from eyesel.nn.stage import Stage
 from eyesel.text.chunks import Chunk, LearnedWords, chunks
 from eyesel.text.tokenizer import ClipTokenizer
 
@@ -52,11 +53,14 @@ Encode = Callable[[Iterable[str]], dict[str, EncodedText]]
 class PromptEncoder:
     """The text encoders of a painter with their tokenizers, and the words that they have learned.
 
-    `xl`: the layer before the last is used, as it is; otherwise the last, behind the final norm.
+    `xl`: the layer before the last is used, as it is; otherwise the last, behind the final norm. `device` is where the
+    encoders work.
     """
 
-    def __init__(self, encoders: Sequence[ClipText], tokenizers: Sequence[ClipTokenizer], xl: bool) -> None:
-        self.encoders, self.tokenizers, self.xl = encoders, tokenizers, xl
+    def __init__(
+        self, encoders: Sequence[ClipText], tokenizers: Sequence[ClipTokenizer], xl: bool, device: torch.device
+    ) -> None:
+        self.encoders, self.tokenizers, self.xl, self.device = encoders, tokenizers, xl, device
         self.words = LearnedWords()
         self.vectors: list[Tensor | None] = [None] * len(encoders)  # of the learned words, (V, dim) each
 
@@ -123,11 +127,16 @@ class PromptEncoder:
 
     def _run(self, encoder: ClipText, rows: list[Chunk], skip: int, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens (R, N, dim) and pooled (R, P) of all rows."""
-        ids = torch.tensor([row.ids for row in rows], device=encoder.token_embedding.weight.device)
-        with torch.inference_mode():
-            parts = [encoder(part, skip, vectors) for part in ids.split(ROWS_AT_ONCE)]
+        ids = torch.tensor([row.ids for row in rows], device=self.device)
+        learned = None if vectors is None else vectors.to(self.device)
+
+        def use(encoder: ClipText, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            parts = [encoder(part, skip, learned) for part in ids.split(ROWS_AT_ONCE)]
             hidden = torch.cat([part.hidden for part in parts])
             return hidden if self.xl else encoder.final_layer_norm(hidden), torch.cat([part.pooled for part in parts])
+
+        with torch.inference_mode():
+            return Stage(encoder, self.device).run(use)
 
 
 def weighted(hidden: Tensor, weights: Tensor, restore_mean: bool) -> Tensor:

@@ -1,7 +1,8 @@
 """The models of a painter, and what each of them does by itself: texts, pictures and latents in and out."""
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -15,6 +16,8 @@ from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.nn.seamless import seamless
+from eyesel.nn.stage import Stage
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.diffusers_folder import Recommended
 from eyesel.weights.library import Library
@@ -37,14 +40,16 @@ class Easel:
         name: str = "",
         recommended: Recommended = AS_USUAL,
         library: Library | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        """`device` is where the models work, if that is not where they are: they then go there only to work."""
         self.unet, self.autoencoder = unet, autoencoder
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.recommended, self.library = recommended, library
-        self.device = unet.conv_in.weight.device
+        self.device = device or unet.conv_in.weight.device
         self._check_parts()
-        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl)
+        self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl, device=self.device)
 
     def _check_parts(self) -> None:
         """Parts of different checkpoints can be put into one folder; they need not fit each other."""
@@ -99,21 +104,26 @@ class Easel:
                 )
         return size[0], size[1]
 
+    def seamless(self) -> Self:
+        """Another one, of the same weights, whose pictures fit themselves at their edges."""
+        other = copy.copy(self)
+        other.unet, other.autoencoder = seamless(self.unet), seamless(self.autoencoder)
+        return other
+
     def latent_shape(self, count: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """(B, channels, h, w) of so many pictures of `size` (width, height)."""
         config = self.autoencoder.config
         return count, config.latent_channels, size[1] // config.factor, size[0] // config.factor
 
-    def network(self, tap: Tap | None = None) -> Callable[..., Tensor]:
-        """The UNet as `Pass` takes it: (x, t, context, and for SDXL pooled and sizes), float32 in and out."""
-        dtype = self.unet.conv_in.weight.dtype
+    def network(self, stage: Stage[UNet], tap: Tap | None = None) -> Callable[..., Tensor]:
+        """A UNet as `Pass` takes it: (x, t, context, and for SDXL pooled and sizes), float32 in and out."""
 
         def network(
             x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, sizes: Tensor | None = None
         ) -> Tensor:
             added = None if pooled is None or sizes is None else SizeConditioning(pooled, sizes)
             with torch.inference_mode():
-                return self.unet(x.to(dtype), t, context.to(dtype), added, tap).float()
+                return stage.run(lambda unet, dtype: unet(x.to(dtype), t, context.to(dtype), added, tap).float())
 
         return network
 
@@ -124,18 +134,16 @@ class Easel:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The same of pixels (B, 3, H, W) in [-1, 1]."""
         with torch.inference_mode():
-            return self.autoencoder.encode(pixels.to(self.device, self._autoencoder_dtype)).float()
+            stage = Stage(self.autoencoder, self.device)
+            return stage.run(lambda model, dtype: model.encode(pixels.to(self.device, dtype)).float())
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (B, channels, h, w); `SettingError` where they came out as no numbers."""
         with torch.inference_mode():
-            pixels = self.autoencoder.decode(latents.to(self._autoencoder_dtype)).float()
+            stage = Stage(self.autoencoder, self.device)
+            pixels = stage.run(lambda model, dtype: model.decode(latents.to(self.device, dtype)).float())
         if not pixels.isfinite().all():
             raise SettingError(
                 "The picture came out as no numbers (NaN): try --precision float32 or a guidance nearer to 7.5."
             )
         return to_pil(pixels)
-
-    @property
-    def _autoencoder_dtype(self) -> torch.dtype:
-        return self.autoencoder.decoder.conv_in.weight.dtype

@@ -18,6 +18,7 @@ from eyesel.easel import Easel
 from eyesel.errors import SettingError
 from eyesel.images import filled, fitted, from_pil
 from eyesel.nn.attention import Tap
+from eyesel.nn.stage import Stage
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
@@ -42,9 +43,11 @@ class Run:
     ) -> None:
         """`prompts` are one for each image, `typed` what they were before their tags were seen to."""
         settings.check_for(image is not None, mask is not None)
+        easel = easel.seamless() if settings.seamless else easel
         self.easel, self.settings, self.typed = easel, settings, typed
         self.canvas = None if image is None else prepare(image, mask, settings, easel.picture_size())
         check_task(easel, self.canvas)
+        self.stage = Stage(easel.unet, easel.device)
         self.size = easel.picture_size(settings.size if self.canvas is None else self.canvas.view.size)
         seeds, variation = seeds_of(seed, settings, len(prompts))
         self.call = Call(
@@ -56,7 +59,7 @@ class Run:
             easel.recommended.guidance_scale if settings.guidance is None else settings.guidance,
             from_scheduler_config(easel.scheduler, settings.solver, settings.eta, settings.schedule, xl=easel.is_xl),
             partial(easel.prompt_encoder.encode, clip_skip=settings.clip_skip, emphasis=settings.emphasis),
-            easel.network(tap),
+            easel.network(self.stage, tap),
             easel.unet.config,
             easel.device,
             zero=easel.zero_negative and settings.negative is None,
@@ -83,12 +86,16 @@ class Run:
         steps = len(self.first.schedule)
         total = steps + (0 if self.second_schedule is None else len(self.second_schedule))
         for step in self.first.solve():
+            if step.index + 1 == total:
+                self.stage.leave()
             yield Painting(step.index, total, step.x, step.denoised, self.pictures)
         if self.larger is not None and self.second_schedule is not None:
             start = Known(self._enlarged(step.x, self.larger), self.settings.hires_strength)
             shape = self.easel.latent_shape(len(self.typed), self.larger)
             second = Pass(self.call, self.larger, shape, self.second_schedule.planned, start)
             for step in second.solve():
+                if steps + step.index + 1 == total:
+                    self.stage.leave()
                 yield Painting(steps + step.index, total, step.x, step.denoised, self.pictures)
 
     def _enlarged(self, latents: Tensor, size: tuple[int, int]) -> Tensor:

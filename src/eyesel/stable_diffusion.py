@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from eyesel.easel import Easel
@@ -43,6 +44,7 @@ class StableDiffusion(Easel):
         prediction_type: str | None = None,
         zero_terminal_snr: bool | None = None,
         models_dir: str | Path | None = None,
+        offload: bool = False,
         offline: bool = False,
     ) -> "StableDiffusion":
         """Open `tiny` (bundled), a hub name (`owner/name[@revision]`), a diffusers folder, or a single .safetensors or
@@ -52,7 +54,9 @@ class StableDiffusion(Easel):
         single file. `vae` is the file or folder of another autoencoder. `prediction_type` ("epsilon", "v_prediction")
         and `zero_terminal_snr` overrule what the checkpoint says of its training. `models_dir`, or the environment
         variable EYESEL_MODELS, is a folder of AUTOMATIC1111 or ComfyUI, or a flat one, in which the checkpoints, LoRAs
-        and embeddings are that names and prompts ask for. Raises `CheckpointError` for other families.
+        and embeddings are that names and prompts ask for. With `offload` the weights stay in the memory of the host,
+        and each model is on the accelerator only while it works: less of its memory, more time. Raises
+        `CheckpointError` for other families.
         """
         library = Library.open(models_dir)
         if library is not None:
@@ -65,7 +69,11 @@ class StableDiffusion(Easel):
             prediction_type=prediction_type,
             zero_terminal_snr=zero_terminal_snr,
         )
-        parts = open_stable_diffusion(path, choose_device(device), precision, options)
+        works_on = choose_device(device)
+        if offload and works_on.type == "cpu":
+            raise SettingError("offload is for accelerators, and these models work on the CPU: leave it out.")
+        storage = torch.device("cpu") if offload else None
+        parts = open_stable_diffusion(path, works_on, precision, options, storage)
         return cls(
             parts.unet,
             parts.autoencoder,
@@ -76,6 +84,7 @@ class StableDiffusion(Easel):
             name=str(name),
             recommended=recommended(path),
             library=library,
+            device=works_on,
         )
 
     def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":

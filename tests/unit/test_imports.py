@@ -28,7 +28,7 @@ ALLOWED = {
     "infotext": {"fields", "diffusion", "settings"},
     "picture": {"images", "infotext", "__init__"},
     "settings": {"fields"},
-    "conditioning": {"models", "text"},
+    "conditioning": {"models", "nn", "text"},
     "script": {"conditioning", "diffusion", "models", "text"},
     "passes": {"conditioning", "diffusion", "models", "script", "settings"},
     "canvas": {"images", "settings"},

@@ -49,6 +49,7 @@ def generate(
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    offload: p.Offload = False,
     variant: p.Variant = None,
     vae: Vae = None,
     ema: Ema = False,

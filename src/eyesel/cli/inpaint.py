@@ -64,6 +64,7 @@ def inpaint(
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    offload: p.Offload = False,
     variant: p.Variant = None,
     vae: Vae = None,
     ema: Ema = False,

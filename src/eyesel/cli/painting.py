@@ -104,6 +104,9 @@ Loras = Annotated[
         help="A LoRA, or its name in the folder of models; FILE:TEXT:UNET weighs its halves. May be repeated.",
     ),
 ]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep weights in the host's memory, on the accelerator only while they work.")
+]
 ModelsDir = Annotated[
     Path | None,
     typer.Option(
@@ -131,6 +134,7 @@ LOADING = (
     "prediction_type",
     "zero_terminal_snr",
     "models_dir",
+    "offload",
     "offline",
 )
 SETTINGS = tuple(field.name for field in fields(Settings))

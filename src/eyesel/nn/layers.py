@@ -147,7 +147,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        edge = "constant" if self.conv.padding_mode == "zeros" else self.conv.padding_mode
+        return self.conv(F.pad(x, (0, 1, 0, 1), mode=edge) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):

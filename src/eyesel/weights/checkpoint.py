@@ -53,14 +53,19 @@ def _autoencoder_precision(device: torch.device, precision: str) -> str:
 
 
 def open_stable_diffusion(
-    path: Path, device: torch.device, precision: str = "auto", options: Options = AS_IT_IS
+    path: Path,
+    device: torch.device,
+    precision: str = "auto",
+    options: Options = AS_IT_IS,
+    storage: torch.device | None = None,
 ) -> StableDiffusionParts:
+    """Everything loaded, for `device` and there, or kept in `storage`."""
     stored = open_painter(path, options, device)
     with readable(path):
         return StableDiffusionParts(
-            unet=stored.unet.load(device, precision),
-            autoencoder=stored.autoencoder.load(device, _autoencoder_precision(device, precision)),
-            text_encoders=[encoder.load(device, precision) for encoder in stored.text_encoders],
+            unet=stored.unet.load(device, precision, storage),
+            autoencoder=stored.autoencoder.load(device, _autoencoder_precision(device, precision), storage),
+            text_encoders=[encoder.load(device, precision, storage) for encoder in stored.text_encoders],
             tokenizers=stored.tokenizers,
             scheduler=stored.scheduler,
             index=stored.index,

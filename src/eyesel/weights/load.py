@@ -110,10 +110,12 @@ class StoredModel(Generic[Model]):
     tensors: Mapping[str, StoredTensor]
     where: str
 
-    def load(self, device: torch.device, precision: str = "auto") -> Model:
+    def load(self, device: torch.device, precision: str = "auto", storage: torch.device | None = None) -> Model:
+        """The model in the precision that suits `device`, there or in `storage` until it is needed."""
         model = build(lambda: self.kind(self.config))
         parameters = sum(p.numel() for p in model.parameters())
-        return fill(model, self.tensors, self.where, device, choose_precision(precision, device, parameters))
+        dtype = choose_precision(precision, device, parameters)
+        return fill(model, self.tensors, self.where, storage or device, dtype)
 
     def check(self) -> None:
         """Raise unless the tensors are those of the configuration, each of its shape."""
