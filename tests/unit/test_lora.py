@@ -260,6 +260,11 @@ def test_show_an_embedding(tmp_path):
     assert facts["is"] == "a textual-inversion embedding" and facts["base"] == "Stable Diffusion 2"
 
 
+def test_show_what_cannot_be_used(tmp_path):
+    facts = describe(saved(tmp_path / "x.safetensors", {f"lora_unet_{TO_K}.oft_blocks": torch.ones(2, 4, 4)}))
+    assert facts["is"] == "a LoRA" and "does not know in a LoRA" in facts["cannot be used"] and facts["bytes"] > 0
+
+
 def test_show_a_folder(tmp_path):
     key = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     facts = describe(adapter(tmp_path / "x", pair(key, 32, 24, up="lora_B", down="lora_A")))

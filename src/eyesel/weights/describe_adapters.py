@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eyesel.errors import CheckpointError
 from eyesel.weights.kind import kind_of_file
 from eyesel.weights.lora_file import StoredLora, is_lora_folder, open_lora
 from eyesel.weights.lora_spelling import part_of
@@ -28,10 +29,15 @@ _DOES = {
 
 
 def describe_adapter(path: Path) -> dict[str, Any] | None:
-    """Facts about a LoRA or an embedding, its file or its folder; None if it is neither."""
+    """Facts about a LoRA or an embedding, its file or its folder; None if it is neither. A LoRA that cannot be applied,
+    broken or of a kind that eyesel does not know, is described by the reason.
+    """
     kind = kind_of_file(path) if path.is_file() else None
     if kind == "lora" or (path.is_dir() and is_lora_folder(path)):
-        return _lora(open_lora(path))
+        try:
+            return _lora(open_lora(path))
+        except CheckpointError as error:
+            return {"is": "a LoRA", "cannot be used": str(error)}
     if kind == "embedding" or (path.is_dir() and is_embedding_folder(path)):
         embedding = open_embedding(path)
         return {

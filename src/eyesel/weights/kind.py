@@ -27,6 +27,6 @@ def kind_of_file(path: Path) -> FileKind | None:
     data: Any = open_tensors([path]) if path.suffix == ".safetensors" else read_pickle(path)
     names = [str(name) for name in data.get("state_dict", data)] if isinstance(data, dict) else []
     family = family_of_tensors(names)
-    if family is None and len(names) == 1:  # the word of a textual inversion, as diffusers saves it
+    if family is None and len(names) == 1 and "." not in names[0]:  # a word, as diffusers saves it; no module's name
         return "embedding"
     return _KINDS.get(family or "")
