@@ -107,15 +107,15 @@ class Settings:
         return cls(**values)
 
     def _needs(self, image: bool, mask: bool) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """Whether something is there, what it is, and the settings that mean nothing without it."""
+        """Whether something is there, what to do if it is not, and the settings that then mean nothing."""
         masked = image and (mask or self.expand is not None)
         return [
-            (image, "an image", ("strength", "resize", "expand")),
-            (masked, "a mask", ("mask_blur", "fill", "only_masked", "invert")),
-            (masked and self.only_masked, "only_masked", ("padding",)),
-            (self.hires is not None, "hires", ("hires_steps", "hires_strength", "hires_upscaler")),
-            (self.variation_strength > 0, "a variation_strength above 0", ("variation_seed",)),
-            (not image, "no image", ("hires",)),
+            (image, "needs an image: give one", ("strength", "resize", "expand")),
+            (masked, "needs a mask: give one", ("mask_blur", "fill", "only_masked", "invert")),
+            (masked and self.only_masked, "needs only_masked: set it", ("padding",)),
+            (self.hires is not None, "needs hires: set it", ("hires_steps", "hires_strength", "hires_upscaler")),
+            (self.variation_strength > 0, "needs a variation_strength above 0: set it", ("variation_seed",)),
+            (not image, "is for painting from words alone: give a larger size instead", ("hires",)),
         ]
 
     def check_for(self, image: bool, mask: bool) -> None:
@@ -123,10 +123,10 @@ class Settings:
         if mask and not image:
             raise SettingError("There is a mask and no image that it belongs to: give both.")
         defaults = {field.name: field.default for field in fields(self)}
-        for given, what, names in self._needs(image, mask):
+        for given, advice, names in self._needs(image, mask):
             for name in names:
                 if not given and (value := getattr(self, name)) != defaults[name]:
-                    raise SettingError(f"{name} is {value!r}, which needs {what}: give that, or leave it out.")
+                    raise SettingError(f"{name} is {value!r}, which {advice}, or leave it out.")
 
     def record(self, image: bool, mask: bool) -> dict[str, Any]:
         """Those that mean something for a call with or without a picture and a mask."""

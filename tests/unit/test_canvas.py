@@ -224,7 +224,7 @@ def test_settings_are_checked(settings, complaint):
         ({"only_masked": True}, True, False, "only_masked is True, which needs a mask"),
         ({"padding": 3}, True, True, "which needs only_masked"),
         ({"hires_steps": 3}, False, False, "which needs hires"),
-        ({"hires": 2.0}, True, False, "needs no image"),
+        ({"hires": 2.0}, True, False, "words alone"),
         ({"variation_seed": 3}, False, False, "needs a variation_strength"),
         ({}, False, True, "a mask and no image"),
     ],

@@ -26,7 +26,7 @@ ENTRIES = 6_000  # bytes: what the settings of a picture take at most in a JPEG,
 INTERRUPTED = 130  # the exit code of a program that was stopped by Ctrl-C
 
 
-def _numbers(example: str, separator: str, kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+def _numbers(option: str, example: str, separator: str, kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     """A reader of as many numbers as the example has."""
 
     def read(text: str) -> tuple[Any, ...]:
@@ -36,7 +36,7 @@ def _numbers(example: str, separator: str, kind: Callable[[str], Any]) -> Callab
                 raise ValueError
             return tuple(kind(part) for part in parts)
         except ValueError:
-            raise SettingError(f"{text!r} cannot be read; write for example {example}.") from None
+            raise SettingError(f"{option} {text!r} cannot be read; write for example {example}.") from None
 
     return read
 
@@ -60,7 +60,7 @@ GuidanceRescale = Annotated[float, typer.Option(help="How much of guidance's add
 GuidanceInterval = Annotated[
     Any,
     typer.Option(
-        parser=_numbers("0.28,5.42", ",", float),
+        parser=_numbers("--guidance-interval", "0.28,5.42", ",", float),
         metavar="LOW,HIGH",
         help="Guide only at these noise levels, such as 0.28,5.42: faster.",
     ),
@@ -75,7 +75,10 @@ Eta = Annotated[float | None, typer.Option(help="The share of fresh noise, 0 to 
 Rng = Annotated[str, typer.Option(help="Whose noise: cpu (diffusers, ComfyUI) or philox (AUTOMATIC1111).")]
 Seed = Annotated[int | None, typer.Option(help="The same seed paints the same picture; default random.")]
 Size = Annotated[
-    Any, typer.Option(parser=_numbers("512x768", "x", int), metavar="WIDTHxHEIGHT", help="In pixels, such as 512x768.")
+    Any,
+    typer.Option(
+        parser=_numbers("--size", "512x768", "x", int), metavar="WIDTHxHEIGHT", help="In pixels, such as 512x768."
+    ),
 ]
 ClipSkip = Annotated[
     int | None, typer.Option(help="The text encoder's layer, from its end: 1 is the last, 2 the one before.")
@@ -119,7 +122,7 @@ ModelsDir = Annotated[
 Expand = Annotated[
     Any,
     typer.Option(
-        parser=_numbers("0,0,256,0", ",", int),
+        parser=_numbers("--expand", "0,0,256,0", ",", int),
         metavar="LEFT,TOP,RIGHT,BOTTOM",
         help="Pixels of new canvas to paint on, such as 0,0,256,0.",
     ),
