@@ -485,7 +485,7 @@ def test_inpaint_refuses(run, painter, picture, mask, tmp_path, arguments, words
     [
         (["--strength", "0.5"], ["strength", "image"]),
         (["--image", "missing.png"], ["missing.png"]),
-        (["--image", "picture.png", "--hires", "2"], ["hires", "image"]),
+        (["--image", "picture.png", "--hires", "2"], ["hires", "words alone"]),
         (["--image", "picture.png", "--resize", "squash"], ["squash", "stretch"]),
         (["--hires", "0.5"], ["hires", "0.5"]),
         (["--hires", "2", "--hires-strength", "0"], ["strength", "0"]),
