@@ -84,7 +84,7 @@ class StableDiffusion(Easel):
             name=str(name),
             recommended=recommended(path),
             library=library,
-            device=works_on,
+            device=works_on if offload else None,
         )
 
     def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
@@ -165,15 +165,21 @@ class StableDiffusion(Easel):
         pictures = last.pictures()
         return pictures[0] if n is None and isinstance(prompt, str) else pictures
 
-    def inpaint(self, image: Any, mask: Any, prompt: str, **settings: Any) -> Picture:
-        """Repaint where the mask is white; everything else stays, bit for bit.
+    @overload
+    def inpaint(self, image: Any, mask: Any, prompt: str, *, n: None = None, **settings: Any) -> Picture: ...
+    @overload
+    def inpaint(self, image: Any, mask: Any, prompt: str, *, n: int, **settings: Any) -> list[Picture]: ...
+    def inpaint(
+        self, image: Any, mask: Any, prompt: str, *, n: int | None = None, **settings: Any
+    ) -> Picture | list[Picture]:
+        """Repaint where the mask is white, once or `n` times; everything else stays, bit for bit.
 
         `image` and `mask` are what `open_image` takes, of one size; "alpha" is the mask that is white where the picture
         is transparent. With `expand` the canvas grows, and the mask may be None.
         """
         if mask is None and settings.get("expand") is None:
             raise SettingError("There is nothing to repaint: give a mask, or expand the canvas.")
-        return self.generate(prompt, image=image, mask=mask, **settings)
+        return self.generate(prompt, n=n, image=image, mask=mask, **settings)
 
     def steps(
         self,
