@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eyesel.errors import CheckpointError
 from eyesel.fields import Depth, Levels, check_fields
+from eyesel.nn import bands
 from eyesel.nn.attention import Attention
 from eyesel.nn.layers import Downsample, ResnetBlock, Upsample, to_map, to_tokens
 
@@ -65,15 +66,12 @@ class MidBlock(nn.Module):
             [MidAttention(channels, config.norm_groups, name)] if config.mid_attention else []
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+    def layers(self) -> list[nn.Module]:
+        return [self.resnets[0], *self.attentions, self.resnets[1]]
 
 
 class Stage(nn.Module):
-    """The residual blocks of one resolution."""
+    """The residual blocks of one resolution, and what leads to the next."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, norm_groups: int) -> None:
         super().__init__()
@@ -82,22 +80,14 @@ class Stage(nn.Module):
             for i in range(layers)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x
-
 
 class DownStage(Stage):
     def __init__(self, in_channels: int, out_channels: int, layers: int, norm_groups: int, last: bool) -> None:
         super().__init__(in_channels, out_channels, layers, norm_groups)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(out_channels, asymmetric=True)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        for downsample in self.downsamplers:
-            x = downsample(x)
-        return x
+    def layers(self) -> list[nn.Module]:
+        return [*self.resnets, *self.downsamplers]
 
 
 class UpStage(Stage):
@@ -105,14 +95,35 @@ class UpStage(Stage):
         super().__init__(in_channels, out_channels, layers, norm_groups)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
 
+    def layers(self) -> list[nn.Module]:
+        return [*self.resnets, *self.upsamplers]
+
+
+class Stack(nn.Module):
+    """Layers between two convolutions, the last one normalised: what encoder and decoder have in common."""
+
+    conv_in: nn.Conv2d
+    conv_norm_out: nn.GroupNorm
+    conv_out: nn.Conv2d
+
+    def layers(self) -> list[nn.Module]:
+        """In the order in which they run."""
+        raise NotImplementedError
+
+    def largest(self, x: Tensor) -> int:
+        """How many numbers the largest map holds, a picture."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        for upsample in self.upsamplers:
-            x = upsample(x, size=(2 * x.shape[2], 2 * x.shape[3]))
-        return x
+        if bands.pays(x, self.conv_in, self.largest(x)):
+            return bands.run(self.conv_in, self.layers(), self.conv_norm_out, self.conv_out, x)
+        x = self.conv_in(x)
+        for layer in self.layers():
+            x = layer(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class Encoder(nn.Module):
+class Encoder(Stack):
     """Pictures (B, 3, H, W) to mean and log variance (B, 2·latent_channels, H/factor, W/factor)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -129,19 +140,20 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, top, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(top, 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+    def layers(self) -> list[nn.Module]:
+        return [layer for block in (*self.down_blocks, self.mid_block) for layer in block.layers()]
+
+    def largest(self, x: Tensor) -> int:
+        return self.conv_in.out_channels * x.shape[2] * x.shape[3]
 
 
-class Decoder(nn.Module):
+class Decoder(Stack):
     """Latents (B, latent_channels, h, w) to pictures (B, 3, h·factor, w·factor)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         channels = config.channels[::-1]
+        self.factor = config.factor
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.mid_block = MidBlock(channels[0], config, name="decoder.mid_block.attentions.0")
         self.up_blocks = nn.ModuleList(
@@ -157,11 +169,11 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.image_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+    def layers(self) -> list[nn.Module]:
+        return [layer for block in (self.mid_block, *self.up_blocks) for layer in block.layers()]
+
+    def largest(self, x: Tensor) -> int:
+        return self.conv_out.in_channels * x.shape[2] * x.shape[3] * self.factor**2
 
 
 class Autoencoder(nn.Module):

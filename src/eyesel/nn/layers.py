@@ -152,13 +152,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to `size`, then a convolution."""
+    """Nearest-neighbour enlargement to `size`, or to twice as many rows and columns, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        size = (2 * x.shape[2], 2 * x.shape[3]) if size is None else size
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
