@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eyesel.conditioning import Encode, EncodedText
 from eyesel.diffusion import Composition
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import UNetConfig
 from eyesel.text.prompt import Subprompt, parse
 from eyesel.text.schedule import schedule
@@ -76,7 +77,8 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # what the refiner of SDXL
 
 @dataclass(frozen=True)
 class Inputs:
-    """Texts as the rows of a batch of the UNet: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`.
+    """Texts as the rows of a batch of the UNet: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`,
+    and `image_0`, `image_1`, ... for what adapters add.
 
     `zero`: the negative prompt, being none, is zeros, as SDXL was trained, and not the empty text.
     """
@@ -84,15 +86,17 @@ class Inputs:
     config: UNetConfig
     size: tuple[int, int]  # of the picture, width and height in pixels
     zero: bool = False
+    image_prompts: Sequence[ImagePrompt] = ()
 
     def conditional(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        return self._rows(texts, AESTHETIC_SCORE)
+        rows = self._rows(texts, AESTHETIC_SCORE)
+        return rows | {f"image_{i}": p.tokens.expand(len(texts), -1, -1) for i, p in enumerate(self.image_prompts)}
 
     def unconditional(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
         rows = self._rows(texts, NEGATIVE_AESTHETIC_SCORE)
         if self.zero:
             rows |= {name: torch.zeros_like(rows[name]) for name in ("context", "pooled")}
-        return rows
+        return rows | {f"image_{i}": p.nothing.expand(len(texts), -1, -1) for i, p in enumerate(self.image_prompts)}
 
     def _rows(self, texts: Sequence[EncodedText], score: float) -> dict[str, Tensor]:
         contexts = [text.context.flatten(0, 1) for text in texts]  # (chunks, N, dim) -> (chunks · N, dim)

@@ -22,8 +22,11 @@ from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import filled, fitted, from_pil, to_pil
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
+from eyesel.models.image_blocks import Blocks
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.nn.image_attention import Prompted
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
@@ -32,6 +35,7 @@ from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.diffusers_folder import Recommended, recommended
 from eyesel.weights.hub import resolve
+from eyesel.weights.ip_adapter import with_image_prompt
 from eyesel.weights.library import Library
 from eyesel.weights.lora import LoraLike, with_loras
 from eyesel.weights.painter import Options
@@ -61,6 +65,7 @@ class StableDiffusion:
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.recommended, self.library = recommended, library
+        self.image_prompts: tuple[ImagePrompt, ...] = ()
         self.device = unet.conv_in.weight.device
         self._check_parts()
         self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl)
@@ -189,6 +194,28 @@ class StableDiffusion:
         opened = [each if isinstance(each, Embedding) else open_embedding(each) for each in embeddings]
         return self._version(self.unet, self.text_encoders, opened)
 
+    def with_image_prompt(
+        self,
+        adapter: str | Path,
+        image: Any,
+        scale: float = 1.0,
+        blocks: Blocks = "all",
+        image_encoder: str | Path | None = None,
+    ) -> "StableDiffusion":
+        """Another painter, which is told of pictures besides the prompt, by an IP-Adapter; it shares all its weights.
+
+        `adapter` is a `.safetensors` or `.bin` file, plain, plus or of faces (but not FaceID); `image` what
+        `open_image` takes, or a list of several that are shown together; `image_encoder` the folder or file of CLIP's
+        image encoder, by default the folder of that name beside the adapter. `scale` weighs pictures against words: 1
+        is much, 0.5 balanced. `blocks` says where: "all", "style", "layout", "style+layout", or numbers by block as
+        diffusers has them, {"down": {"block_2": [0, 1]}, "up": {"block_0": [0, 1, 0]}}. A second adapter is added to
+        the first. Raises `CheckpointError` for adapters of another model or image encoder.
+        """
+        other = copy.copy(self)
+        other.unet, prompt = with_image_prompt(self.unet, adapter, image, scale, blocks, image_encoder)
+        other.image_prompts = (*self.image_prompts, prompt)
+        return other
+
     def _version(self, unet: UNet, text_encoders: list[ClipText], words: Sequence[Embedding]) -> "StableDiffusion":
         dims = [encoder.config.dim for encoder in text_encoders]
         learned = [(word, each.vectors_for(dims)) for each in words for word in each.words]
@@ -288,6 +315,7 @@ class StableDiffusion:
             self.unet.config,
             self.device,
             zero=self.zero_negative and chosen.negative is None,
+            image_prompts=self.image_prompts,
         )
         known = None if canvas is None else self._known(canvas, chosen)
         first = Pass(call, size, self._latent_shape(len(prompts), size), call.steps, known, noise)
@@ -456,11 +484,18 @@ class StableDiffusion:
         dtype = self.unet.conv_in.weight.dtype
 
         def network(
-            x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, sizes: Tensor | None = None
+            x: Tensor,
+            t: Tensor,
+            context: Tensor,
+            pooled: Tensor | None = None,
+            sizes: Tensor | None = None,
+            **images: Tensor,
         ) -> Tensor:
             added = None if pooled is None or sizes is None else SizeConditioning(pooled, sizes)
+            text = context.to(dtype)
+            told = Prompted(text, tuple(images.values())) if images else text
             with torch.inference_mode():
-                return self.unet(x.to(dtype), t, context.to(dtype), added, tap).float()
+                return self.unet(x.to(dtype), t, told, added, tap).float()
 
         return network
 
