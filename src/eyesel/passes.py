@@ -69,6 +69,7 @@ class Call:
     device: torch.device
     zero: bool  # no negative prompt is zeros
     image_prompts: Sequence[ImagePrompt] = ()
+    aligned: bool = False  # the images follow the first one's style
 
 
 class Pass:
@@ -97,9 +98,11 @@ class Pass:
 
     def _denoiser(self, call: Call, size: tuple[int, int]) -> Denoise:
         settings, steps, known = call.settings, len(self.schedule), self.known
-        script = Script(call.prompts, settings.negative or "", steps, call.encode)
+        script = Script(call.prompts, settings.negative or "", steps, call.encode, call.aligned)
         told = Inputs(call.config, size, call.zero, call.image_prompts).of(script, steps)
         together, network = composition(script, call.device), by_length(call.network)
+        if call.aligned and together is not None:
+            raise SettingError("Pictures of prompts with AND cannot be aligned: say each in one prompt.")
         if known is not None and known.seen is not None:
             network = shown(network)
             for rows in (rows for both in told.values() for rows in both):

@@ -21,10 +21,13 @@ class Script:
     """The prompts of a run, parsed and encoded: what is said about each image, and in which step.
 
     Row r of what is wanted speaks for image `images[r]` with `weights[r]`; an `AND` gives an image several rows. All
-    rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone.
+    rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone;
+    where the images are `aligned` with each other, all rows of the batch do.
     """
 
-    def __init__(self, prompts: Sequence[str], negative: str, steps: int, encode: Encode) -> None:
+    def __init__(
+        self, prompts: Sequence[str], negative: str, steps: int, encode: Encode, aligned: bool = False
+    ) -> None:
         parsed = {prompt: parse(prompt, steps) for prompt in prompts}
         rows = [(image, subprompt) for image, prompt in enumerate(prompts) for subprompt in parsed[prompt]]
         self.images = [image for image, _ in rows]
@@ -38,6 +41,8 @@ class Script:
         self.chunks = [max(len(text.context) for text in self._encoded_negative.values())] * len(prompts)
         for image, subprompt in rows:
             self.chunks[image] = max(self.chunks[image], *(len(self._encoded[t].context) for t in subprompt.texts))
+        if aligned:
+            self.chunks = [max(self.chunks)] * len(prompts)
         self._empty = encode([""])[""] if max(self.chunks) > 1 else None
 
     def at(self, step: int) -> Said:

@@ -25,11 +25,13 @@ from eyesel.models.clip_text import ClipText
 from eyesel.models.image_blocks import Blocks
 from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import SizeConditioning, UNet
+from eyesel.nn.aligned import with_shared_norms
 from eyesel.nn.attention import Tap
 from eyesel.nn.image_attention import Prompted
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
+from eyesel.taps.align import AlignStyle
 from eyesel.text.prompt import loras as tags
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
@@ -261,6 +263,7 @@ class StableDiffusion:
         loras: Sequence[LoraLike] = (),
         noise: Tensor | None = None,
         tap: Tap | None = None,
+        align_style: bool = False,
         **settings: Any,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
@@ -272,8 +275,9 @@ class StableDiffusion:
 
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
         seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
-        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. All else are
-        `Settings`.
+        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
+        `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone.
+        All else are `Settings`.
         """
         chosen = Settings.of(settings)
         chosen.check_for(image is not None, mask is not None)
@@ -284,7 +288,19 @@ class StableDiffusion:
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
-        return painter._steps(said, typed, image, mask, seed, noise, tap, chosen)
+        if align_style:
+            painter, tap = painter._aligned(len(said), tap), AlignStyle(len(said))
+        return painter._steps(said, typed, image, mask, seed, noise, tap, chosen, align_style)
+
+    def _aligned(self, count: int, tap: Tap | None) -> "StableDiffusion":
+        """The painter of one call that aligns `count` pictures."""
+        if count < 2:
+            raise SettingError("align_style gives pictures the style of the first: ask for several, with n or prompts.")
+        if tap is not None:
+            raise SettingError("align_style is a tap of its own: leave out one of the two.")
+        other = copy.copy(self)
+        other.unet = with_shared_norms(self.unet, count)
+        return other
 
     def _steps(
         self,
@@ -296,6 +312,7 @@ class StableDiffusion:
         noise: Tensor | None,
         tap: Tap | None,
         chosen: Settings,
+        aligned: bool,
     ) -> Iterator[Painting]:
         """The same for prompts, one for each image, without the tags that were `typed`."""
         canvas = None if image is None else prepare(image, mask, chosen, self.picture_size())
@@ -316,6 +333,7 @@ class StableDiffusion:
             self.device,
             zero=self.zero_negative and chosen.negative is None,
             image_prompts=self.image_prompts,
+            aligned=aligned,
         )
         known = None if canvas is None else self._known(canvas, chosen)
         first = Pass(call, size, self._latent_shape(len(prompts), size), call.steps, known, noise)
@@ -408,6 +426,8 @@ class StableDiffusion:
         pictures = []
         for i, image in enumerate(images):
             own = {"prompt": typed[i], **record}
+            if call.aligned:
+                own["aligned_with"] = {"prompt": typed[0], "seed": call.seeds[0]}
             if strength is not None:
                 own["strength"] = strength
             if call.variation is not None:

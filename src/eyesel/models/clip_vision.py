@@ -1,4 +1,4 @@
-"""CLIP's image encoder (Radford et al. 2021): a ViT with a norm before its layers, and a projection of what they see."""
+"""CLIP's image encoder (Radford et al. 2021): a ViT with a norm before its layers, and a projection behind them."""
 
 from collections import deque
 from collections.abc import Iterator

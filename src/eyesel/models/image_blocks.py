@@ -4,7 +4,8 @@ What is called style and what layout on SDXL follows InstantStyle (Wang et al. 2
 which share the tasks out less clearly, it follows ComfyUI's IPAdapter nodes ("style transfer", "composition").
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -15,8 +16,8 @@ from eyesel.models.unet import UNet
 MAX_SCALE = 100.0
 Blocks = str | float | Mapping[str, Any]
 
-_XL = {"style": {"up.block_0": [0, 1, 0]}, "layout": {"down.block_2": [0, 1]}}
-_OTHERS = {
+_XL: dict[str, dict[str, Any]] = {"style": {"up.block_0": [0, 1, 0]}, "layout": {"down.block_2": [0, 1]}}
+_OTHERS: dict[str, dict[str, Any]] = {
     "style": {"down.block_0": 1, "down.block_1": 1, "up.block_2": 1, "up.block_3": 1, "mid": 1},
     "layout": {"down.block_2": [0.25, 1]},
 }
@@ -49,20 +50,30 @@ def layer_scales(unet: UNet, scale: float, blocks: Blocks) -> dict[str, float]:
     "mid": 0.5, "up": 1}; a list has one number for each of the block's transformers, and what is not named gets 0.
     """
     scale, layers = _number("scale", scale), cross_attention(unet)
-    shares = dict.fromkeys(layers, 0.0)
-    if blocks == "all":
-        shares = dict.fromkeys(layers, 1.0)
-    else:
-        for name, value in _flat(_preset(unet, blocks) if isinstance(blocks, str) else blocks).items():
-            shares |= _shares(name, value, layers)
+    levels = Counter(block.rpartition(".")[0] for block in layers)
+    shares = dict.fromkeys(layers, 1.0 if blocks == "all" else 0.0)
+    if blocks != "all":
+        named = _preset(unet, blocks, levels) if isinstance(blocks, str) else _flat(blocks)
+        for name, value in named.items():
+            shares |= _shares(name, value, layers, levels)
     return {path: scale * shares[block] for block, paths in layers.items() for path in paths}
 
 
-def _preset(unet: UNet, name: str) -> dict[str, Any]:
+def _preset(unet: UNet, name: str, levels: Mapping[str, int]) -> dict[str, Any]:
     if name not in PRESETS:
         raise SettingError(f"blocks is {name!r}; choose one of {', '.join(PRESETS)}, or give numbers by block.")
     presets = _OTHERS if unet.config.added_dim is None else _XL
-    return {block: share for part in name.split("+") for block, share in presets[part].items()}
+    preset = {block: share for part in name.split("+") for block, share in presets[part].items()}
+    if not all(_has(levels[block], share) for block, share in preset.items()):
+        raise SettingError(
+            f"Where {name!r} lies is known of UNets of the shape of Stable Diffusion's and not of this one: "
+            f"give numbers for its blocks, {', '.join(levels)}."
+        )
+    return preset
+
+
+def _has(transformers: int, share: Any) -> bool:
+    return transformers == len(share) if isinstance(share, list) else transformers > 0
 
 
 def _flat(scales: Any) -> dict[str, Any]:
@@ -71,24 +82,26 @@ def _flat(scales: Any) -> dict[str, Any]:
         raise SettingError(f"blocks is {scales!r}; choose one of {', '.join(PRESETS)}, or give numbers by block.")
     flat: dict[str, Any] = {}
     for name, value in scales.items():
-        inner = value.items() if isinstance(value, Mapping) else [("", value)]
-        flat |= {f"{name}.{block}".rstrip("."): each for block, each in inner}
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{block}": each for block, each in value.items()}
+        else:
+            flat[str(name)] = value
     return flat
 
 
-def _shares(name: str, value: Any, layers: Iterable[str]) -> dict[str, float]:
+def _shares(name: str, value: Any, layers: Iterable[str], levels: Mapping[str, int]) -> dict[str, float]:
     chosen = [block for block in layers if f"{block}.".startswith(f"{name}.")]
     if not chosen:
-        known = dict.fromkeys(block.rpartition(".")[0] for block in layers)
-        raise SettingError(f"This UNet has no block {name!r} that looks at prompts: it has {', '.join(known)}.")
-    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise SettingError(f"This UNet has no block {name!r} that looks at prompts: it has {', '.join(levels)}.")
+    if not isinstance(value, list | tuple):
         return dict.fromkeys(chosen, _number(name, value))
     shares = {}
     for block in chosen:
         level, _, i = block.rpartition(".")
-        count = sum(other.startswith(f"{level}.") for other in layers)
-        if len(value) not in (1, count):
-            raise SettingError(f"{name} has {len(value)} scales and {level} has {count} transformers: make them equal.")
+        if len(value) not in (1, levels[level]):
+            raise SettingError(
+                f"{name} has {len(value)} scales and {level} has {levels[level]} transformers: make them equal."
+            )
         shares[block] = _number(name, value[int(i) if len(value) > 1 else 0])
     return shares
 

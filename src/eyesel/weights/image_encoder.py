@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 
 from eyesel.errors import CheckpointError
 from eyesel.fields import readable
-from eyesel.images import ImageTransform
+from eyesel.images import ImageTransform, open_image
 from eyesel.models.clip_vision import ClipVision, ImageFeatures
 from eyesel.weights.clip_format import CLIP_VISION, vision_config
 from eyesel.weights.files import find_weights, open_tensors, read_json
@@ -33,10 +33,10 @@ class StoredImageEncoder:
         return self.model.where
 
     def features(
-        self, pictures: Sequence[Image.Image], device: torch.device, dtype: torch.dtype
+        self, images: Sequence[Any], device: torch.device, dtype: torch.dtype
     ) -> tuple[ImageFeatures, ImageFeatures]:
-        """What it sees in RGB pictures, and in one whose normalised pixels are zeros."""
-        pixels = self.transform(pictures).to(device, dtype)
+        """What it sees in pictures, each what `open_image` takes, and in one whose normalised pixels are zeros."""
+        pixels = self.transform([open_image(image) for image in images]).to(device, dtype)
         encoder = self.model.load(device, str(dtype).removeprefix("torch."))
         with torch.inference_mode():
             return encoder(pixels), encoder(torch.zeros_like(pixels[:1]))

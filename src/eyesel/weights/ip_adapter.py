@@ -11,13 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.fields import readable
-from eyesel.images import open_image
 from eyesel.models.image_blocks import Blocks, cross_attention, layer_scales
 from eyesel.models.ip_adapter import (
     FullFaceConfig,
@@ -31,6 +30,7 @@ from eyesel.models.ip_adapter import (
     image_prompt,
 )
 from eyesel.models.unet import UNet
+from eyesel.nn.attention import Attention
 from eyesel.nn.image_attention import ImageKeys, with_image_keys
 from eyesel.weights.files import held_tensors, open_tensors, read_pickle
 from eyesel.weights.image_encoder import StoredImageEncoder, open_image_encoder
@@ -154,7 +154,7 @@ class StoredIpAdapter:
             )
         like, found = unet.conv_in.weight, {}
         for path, pair in zip(paths, self.keys, strict=True):
-            shape = tuple(unet.get_submodule(path).to_k.weight.shape)  # type: ignore[union-attr]
+            shape = tuple(cast("Attention", unet.get_submodule(path)).to_k.weight.shape)
             if any(tuple(stored.shape) != shape for stored in pair):
                 raise CheckpointError(
                     f"{self.where} has matrices of {tuple(pair[0].shape)} for {path}, which is {shape}: "
@@ -250,7 +250,7 @@ def with_image_prompt(
     encoder = open_image_encoder(stored.where.parent / "image_encoder" if image_encoder is None else image_encoder)
     stored.check_encoder(encoder)
     like = unet.conv_in.weight
-    seen, nothing = encoder.features([open_image(picture) for picture in pictures], like.device, like.dtype)
+    seen, nothing = encoder.features(pictures, like.device, like.dtype)
     projection = stored.projection.load(like.device, str(like.dtype).removeprefix("torch."))
     with torch.inference_mode():
         prompt = image_prompt(projection, seen, nothing)
