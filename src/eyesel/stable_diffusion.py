@@ -264,6 +264,7 @@ class StableDiffusion:
         noise: Tensor | None = None,
         tap: Tap | None = None,
         align_style: bool = False,
+        align_norms: bool = False,
         **settings: Any,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
@@ -276,8 +277,8 @@ class StableDiffusion:
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
         seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
         channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
-        `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone.
-        All else are `Settings`.
+        `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone;
+        `align_norms` brings them nearer to it, and further from their own words. All else are `Settings`.
         """
         chosen = Settings.of(settings)
         chosen.check_for(image is not None, mask is not None)
@@ -288,16 +289,20 @@ class StableDiffusion:
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
-        if align_style:
-            painter, tap = painter._aligned(len(said), tap), AlignStyle(len(said))
+        if align_style or align_norms:
+            painter, tap = painter._aligned(len(said), tap, align_style, align_norms), AlignStyle(len(said))
         return painter._steps(said, typed, image, mask, seed, noise, tap, chosen, align_style)
 
-    def _aligned(self, count: int, tap: Tap | None) -> "StableDiffusion":
+    def _aligned(self, count: int, tap: Tap | None, style: bool, norms: bool) -> "StableDiffusion":
         """The painter of one call that aligns `count` pictures."""
+        if not style:
+            raise SettingError("align_norms strengthens align_style: give both.")
         if count < 2:
             raise SettingError("align_style gives pictures the style of the first: ask for several, with n or prompts.")
         if tap is not None:
             raise SettingError("align_style is a tap of its own: leave out one of the two.")
+        if not norms:
+            return self
         other = copy.copy(self)
         other.unet = with_shared_norms(self.unet, count)
         return other

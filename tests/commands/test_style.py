@@ -87,13 +87,18 @@ def test_aligned_pictures(run, painter, tmp_path):
     )
     for i, picture in enumerate(painted):
         assert np.array_equal(pixels(f"style-{i + 1}.png"), np.asarray(picture.image))
-    code, _, err = run("generate", "a fox", "-m", painter, *FAST, "--align-style", "-n", "3", "-o", "three.png")
+    aligned = ("--align-style", "--align-norms", "-n", "3")
+    code, _, err = run("generate", "a fox", "-m", painter, *FAST, *aligned, "-o", "three.png")
     assert code == 0 and len(files(tmp_path)) == 5, err
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--align-style"], ["several"]), (["--also", "an owl"], ["--align-style"])],
+    [
+        (["--align-style"], ["several"]),
+        (["--also", "an owl"], ["--align-style"]),
+        (["--align-norms", "-n", "2"], ["align_style"]),
+    ],
 )
 def test_pictures_that_cannot_be_aligned(run, painter, tmp_path, options, words):
     refused(run("generate", "a fox", "-m", painter, *FAST, *options), *words)

@@ -51,6 +51,9 @@ def generate(
     align_style: Annotated[
         bool, typer.Option("--align-style", help="Paint all pictures in one batch, in the style of the first one.")
     ] = False,
+    align_norms: Annotated[
+        bool, typer.Option("--align-norms", help="With --align-style: nearer to the first, further from the prompts.")
+    ] = False,
     also: Annotated[
         list[str] | None,
         typer.Option(metavar="PROMPT", help="With --align-style: another prompt to paint. May be repeated."),
@@ -76,4 +79,5 @@ def generate(
 
     Example: eyesel generate "a large fox on a blue background" --seed 7 -o fox.png
     """
-    p.paint(prompt, output, context.params, image=image, also=also or [], align_style=align_style)
+    aligned = {"align_style": align_style, "align_norms": align_norms}
+    p.paint(prompt, output, context.params, image=image, also=also or [], aligned=aligned)

@@ -144,11 +144,12 @@ def paint(
     image: str | None = None,
     mask: str | None = None,
     also: Sequence[str] = (),
-    align_style: bool = False,
+    aligned: dict[str, bool] | None = None,
 ) -> None:
     """Paint `n` pictures and save each as it is done; `parameters` are those of the command.
 
-    With `align_style` all of them are one batch, `n` of each prompt.
+    `aligned` holds align_style and align_norms of `StableDiffusion.steps`: all pictures are one batch, `n` of each
+    prompt.
     """
     from eyesel import infotext
     from eyesel.images import WRITABLE, check_room, check_writable
@@ -159,7 +160,8 @@ def paint(
 
     if prompt is None:
         raise SettingError("There is no prompt: say what to paint, or name a painted picture with --from.")
-    if also and not align_style:
+    aligned = {name: wanted for name, wanted in (aligned or {}).items() if wanted}
+    if also and not aligned:
         raise SettingError("--also paints other prompts in the same style: give --align-style with it.")
     n, seed = parameters["n"], parameters["seed"]
     settings = {name: parameters[name] for name in SETTINGS if name in parameters}
@@ -197,14 +199,14 @@ def paint(
     done: list[tuple[Path, Picture]] = []
     try:
         with progress("painting", n) as advance:
-            for batch in [range(n)] if align_style else [range(i, i + 1) for i in range(n)]:
+            for batch in [range(n)] if aligned else [range(i, i + 1) for i in range(n)]:
                 # one by one where that is possible, so that what is finished is on disk
                 if settings["variation_strength"]:
-                    own = {**settings, "seed": seed, "variation_seed": settings["variation_seed"] + batch[0]}
+                    own = {**settings, **aligned, "seed": seed, "variation_seed": settings["variation_seed"] + batch[0]}
                 else:
-                    own = {**settings, "seed": seed + batch[0]}
+                    own = {**settings, **aligned, "seed": seed + batch[0]}
                 together = said[batch.start : batch.stop]
-                for painting in painter.steps(together, image=image, mask=mask, align_style=align_style, **own):
+                for painting in painter.steps(together, image=image, mask=mask, **own):
                     advance(len(batch) / painting.total)
                 for i, picture in zip(batch, painting.pictures(), strict=True):
                     picture = replace(picture, settings=picture.settings | {"prompt": prompts[i]} | noted)
