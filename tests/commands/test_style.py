@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from command_line import files, refused
-from eyesel import StableDiffusion
+from eyesel import StableDiffusion, settings_from
 from ip_adapter_files import save, tables, write_image_encoder
 from lora_files import reference
 
@@ -36,6 +36,11 @@ def test_an_image_prompt(run, painter, adapter, tmp_path):
     prompted = StableDiffusion.load(painter, precision="float32").with_image_prompt(adapter, style, scale=0.6)
     expected = prompted.generate("a fox", steps=2, seed=7)
     assert np.array_equal(pixels("fox.png"), np.asarray(expected.image))
+    code, _, err = run("generate", "--from", "fox.png", "-m", painter, "--precision", "float32", "-o", "repeated.png")
+    assert code == 0 and np.array_equal(pixels("repeated.png"), pixels("fox.png")), err
+    assert "note" not in err
+    with pytest.warns(UserWarning, match="with_image_prompt"):
+        assert "adapter" not in settings_from("fox.png")
     shown = ("--adapter", f"ip-adapter:{adapter}", "--adapter-image", style, "--adapter-scale", "0.6")
     encoder = ("--image-encoder", adapter.parent / "image_encoder")
     assert run("generate", "a fox", "-m", painter, *FAST, *shown, *encoder, "-o", "again.png")[0] == 0

@@ -49,6 +49,10 @@ class Settings:
     hires_strength: float | None = None
     hires_upscaler: str | None = None
     loras: Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)] | None = None
+    adapter: str | None = None
+    adapter_images: Annotated[tuple[str, ...], range(1, 1001)] | None = None
+    adapter_scale: str | None = None
+    image_encoder: str | None = None
     model: str | None = None
     model_hash: str | None = None
     version: str | None = None

@@ -87,7 +87,12 @@ _PIPELINES = {
 }
 
 
-_MODEL_TYPES = {"vit": "a Vision Transformer", "clip_text_model": "a CLIP text encoder", "clip": "a CLIP model"}
+_MODEL_TYPES = {
+    "vit": "a Vision Transformer",
+    "clip_text_model": "a CLIP text encoder",
+    "clip_vision_model": "a CLIP image encoder",
+    "clip": "a CLIP model",
+}
 
 
 def family_of_config(config: Mapping[str, Any]) -> str | None:
