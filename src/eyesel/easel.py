@@ -14,8 +14,10 @@ from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import from_pil, to_pil
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import SizeConditioning, UNet
 from eyesel.nn.attention import Tap
+from eyesel.nn.image_attention import Prompted
 from eyesel.nn.seamless import seamless
 from eyesel.nn.stage import Stage
 from eyesel.text.tokenizer import ClipTokenizer
@@ -47,6 +49,7 @@ class Easel:
         self.text_encoders, self.tokenizers = text_encoders, tokenizers
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.recommended, self.library = recommended, library
+        self.image_prompts: tuple[ImagePrompt, ...] = ()
         self.device = device or unet.conv_in.weight.device
         self._check_parts()
         self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl, device=self.device)
@@ -116,14 +119,25 @@ class Easel:
         return count, config.latent_channels, size[1] // config.factor, size[0] // config.factor
 
     def network(self, stage: Stage[UNet], tap: Tap | None = None) -> Callable[..., Tensor]:
-        """A UNet as `Pass` takes it: (x, t, context, and for SDXL pooled and sizes), float32 in and out."""
+        """A UNet as `Pass` takes it: (x, t, context, pooled and sizes for SDXL, image_0, ...), float32 in and out."""
 
         def network(
-            x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, sizes: Tensor | None = None
+            x: Tensor,
+            t: Tensor,
+            context: Tensor,
+            pooled: Tensor | None = None,
+            sizes: Tensor | None = None,
+            **images: Tensor,
         ) -> Tensor:
             added = None if pooled is None or sizes is None else SizeConditioning(pooled, sizes)
+
+            def use(unet: UNet, dtype: torch.dtype) -> Tensor:
+                text = context.to(dtype)
+                told = Prompted(text, tuple(images.values())) if images else text
+                return unet(x.to(dtype), t, told, added, tap).float()
+
             with torch.inference_mode():
-                return stage.run(lambda unet, dtype: unet(x.to(dtype), t, context.to(dtype), added, tap).float())
+                return stage.run(use)
 
         return network
 

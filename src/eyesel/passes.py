@@ -22,6 +22,7 @@ from eyesel.diffusion import (
 )
 from eyesel.diffusion.solvers import Denoise
 from eyesel.errors import SettingError
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import UNetConfig
 from eyesel.script import Inputs, Script, by_length, composition
 from eyesel.settings import Settings
@@ -63,10 +64,12 @@ class Call:
     guidance: float
     plan: Plan
     encode: Encode
-    network: Callable[..., Tensor]  # (x, t, context, pooled, sizes)
+    network: Callable[..., Tensor]  # (x, t, context, pooled, sizes, image_0, ...)
     config: UNetConfig
     device: torch.device
     zero: bool  # no negative prompt is zeros
+    image_prompts: Sequence[ImagePrompt] = ()
+    aligned: bool = False  # the images follow the first one's style
 
 
 class Pass:
@@ -95,9 +98,11 @@ class Pass:
 
     def _denoiser(self, call: Call, size: tuple[int, int]) -> Denoise:
         settings, steps, known = call.settings, len(self.schedule), self.known
-        script = Script(call.prompts, settings.negative or "", steps, call.encode)
-        told = Inputs(call.config, size, call.zero).of(script, steps)
+        script = Script(call.prompts, settings.negative or "", steps, call.encode, call.aligned)
+        told = Inputs(call.config, size, call.zero, call.image_prompts).of(script, steps)
         together, network = composition(script, call.device), by_length(call.network)
+        if call.aligned and together is not None:
+            raise SettingError("Pictures of prompts with AND cannot be aligned: say each in one prompt.")
         if known is not None and known.seen is not None:
             network = shown(network)
             for rows in (rows for both in told.values() for rows in both):

@@ -62,6 +62,9 @@ class Picture:
         save_image(self.enlarged(enlarge), path, infotext.metadata(self.record))
 
 
+ADAPTER = ("adapter", "adapter_images", "adapter_scale", "image_encoder")
+
+
 def read_record(path: str | Path) -> infotext.Record:
     """What the file of a picture says about how it was painted; `ImageError` where it says nothing."""
     texts = read_metadata(path)
@@ -82,6 +85,15 @@ def settings_from(path: str | Path) -> dict[str, Any]:
 
     What the file says besides is told in a warning. Raises `ImageError`.
     """
+    settings = options_from(path)
+    shown = {name: settings.pop(name) for name in ADAPTER if name in settings}
+    if shown:
+        warnings.warn(f"{path} had an image prompt, which with_image_prompt gives: {_told(shown)}", stacklevel=2)
+    return settings
+
+
+def options_from(path: str | Path) -> dict[str, Any]:
+    """The same, and what the command line takes besides: its options of an adapter."""
     record = read_record(path)
     settings = dict(record.settings)
     if "prompt" not in settings:

@@ -40,8 +40,11 @@ class Run:
         seed: int | None = None,
         noise: Tensor | None = None,
         tap: Tap | None = None,
+        aligned: bool = False,
     ) -> None:
-        """`prompts` are one for each image, `typed` what they were before their tags were seen to."""
+        """`prompts` are one for each image, `typed` what they were before their tags were seen to; `aligned` pictures
+        follow the style of the first.
+        """
         settings.check_for(image is not None, mask is not None)
         easel = easel.seamless() if settings.seamless else easel
         self.easel, self.settings, self.typed = easel, settings, typed
@@ -63,6 +66,8 @@ class Run:
             easel.unet.config,
             easel.device,
             zero=easel.zero_negative and settings.negative is None,
+            image_prompts=easel.image_prompts,
+            aligned=aligned,
         )
         self.known = None if self.canvas is None else known_of(easel, self.canvas, settings)
         shape = easel.latent_shape(len(prompts), self.size)
@@ -115,6 +120,8 @@ class Run:
         pictures = []
         for i, image in enumerate(images):
             own = {"prompt": self.typed[i], **record}
+            if self.call.aligned:
+                own["aligned_with"] = {"prompt": self.typed[0], "seed": self.call.seeds[0]}
             if self.call.variation is not None:
                 own["variation_seed"] = self.call.variation.seeds[i]
             pictures.append(Picture(image, self.call.seeds[i], own))

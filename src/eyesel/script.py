@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eyesel.conditioning import Encode, EncodedText
 from eyesel.diffusion import Composition
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import UNetConfig
 from eyesel.text.prompt import Subprompt, parse
 from eyesel.text.schedule import schedule
@@ -20,10 +21,13 @@ class Script:
     """The prompts of a run, parsed and encoded: what is said about each image, and in which step.
 
     Row r of what is wanted speaks for image `images[r]` with `weights[r]`; an `AND` gives an image several rows. All
-    rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone.
+    rows of an image get equally many chunks, whatever the batch holds besides, so that it is the same picture alone;
+    where the images are `aligned` with each other, all rows of the batch do.
     """
 
-    def __init__(self, prompts: Sequence[str], negative: str, steps: int, encode: Encode) -> None:
+    def __init__(
+        self, prompts: Sequence[str], negative: str, steps: int, encode: Encode, aligned: bool = False
+    ) -> None:
         parsed = {prompt: parse(prompt, steps) for prompt in prompts}
         rows = [(image, subprompt) for image, prompt in enumerate(prompts) for subprompt in parsed[prompt]]
         self.images = [image for image, _ in rows]
@@ -37,6 +41,8 @@ class Script:
         self.chunks = [max(len(text.context) for text in self._encoded_negative.values())] * len(prompts)
         for image, subprompt in rows:
             self.chunks[image] = max(self.chunks[image], *(len(self._encoded[t].context) for t in subprompt.texts))
+        if aligned:
+            self.chunks = [max(self.chunks)] * len(prompts)
         self._empty = encode([""])[""] if max(self.chunks) > 1 else None
 
     def at(self, step: int) -> Said:
@@ -76,7 +82,8 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # what the refiner of SDXL
 
 @dataclass(frozen=True)
 class Inputs:
-    """Texts as the rows of a batch of the UNet: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`.
+    """Texts as the rows of a batch of the UNet: `context`, its `length` if rows differ, for SDXL `pooled` and `sizes`,
+    and `image_0`, `image_1`, ... for what adapters add.
 
     `zero`: the negative prompt, being none, is zeros, as SDXL was trained, and not the empty text.
     """
@@ -84,15 +91,17 @@ class Inputs:
     config: UNetConfig
     size: tuple[int, int]  # of the picture, width and height in pixels
     zero: bool = False
+    image_prompts: Sequence[ImagePrompt] = ()
 
     def conditional(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        return self._rows(texts, AESTHETIC_SCORE)
+        rows = self._rows(texts, AESTHETIC_SCORE)
+        return rows | {f"image_{i}": p.tokens.expand(len(texts), -1, -1) for i, p in enumerate(self.image_prompts)}
 
     def unconditional(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
         rows = self._rows(texts, NEGATIVE_AESTHETIC_SCORE)
         if self.zero:
             rows |= {name: torch.zeros_like(rows[name]) for name in ("context", "pooled")}
-        return rows
+        return rows | {f"image_{i}": p.nothing.expand(len(texts), -1, -1) for i, p in enumerate(self.image_prompts)}
 
     def _rows(self, texts: Sequence[EncodedText], score: float) -> dict[str, Tensor]:
         contexts = [text.context.flatten(0, 1) for text in texts]  # (chunks, N, dim) -> (chunks · N, dim)

@@ -12,15 +12,19 @@ from torch import Tensor
 from eyesel.easel import Easel
 from eyesel.errors import SettingError
 from eyesel.models.clip_text import ClipText
+from eyesel.models.image_blocks import Blocks
 from eyesel.models.unet import UNet
+from eyesel.nn.aligned import with_shared_norms
 from eyesel.nn.attention import Tap
 from eyesel.picture import Painting, Picture
 from eyesel.run import Run
 from eyesel.settings import Settings
+from eyesel.taps.align import AlignStyle
 from eyesel.text.prompt import loras as tags
 from eyesel.weights.checkpoint import open_stable_diffusion
 from eyesel.weights.diffusers_folder import recommended
 from eyesel.weights.hub import resolve
+from eyesel.weights.ip_adapter import with_image_prompt
 from eyesel.weights.library import Library
 from eyesel.weights.lora import LoraLike, with_loras
 from eyesel.weights.painter import Options
@@ -141,6 +145,28 @@ class StableDiffusion(Easel):
         opened = [each if isinstance(each, Embedding) else open_embedding(each) for each in embeddings]
         return self._version(self.unet, self.text_encoders, opened)
 
+    def with_image_prompt(
+        self,
+        adapter: str | Path,
+        image: Any,
+        scale: float = 1.0,
+        blocks: Blocks = "all",
+        image_encoder: str | Path | None = None,
+    ) -> "StableDiffusion":
+        """Another painter, which is told of pictures besides the prompt, by an IP-Adapter; it shares all its weights.
+
+        `adapter` is a `.safetensors` or `.bin` file, plain, plus or of faces (but not FaceID); `image` what
+        `open_image` takes, or a list of several that are shown together; `image_encoder` the folder or file of CLIP's
+        image encoder, by default the folder of that name beside the adapter. `scale` weighs pictures against words: 1
+        is much, 0.5 balanced. `blocks` says where: "all", "style", "layout", "style+layout", or numbers by block as
+        diffusers has them, {"down": {"block_2": [0, 1]}, "up": {"block_0": [0, 1, 0]}}. A second adapter is added to
+        the first. Raises `CheckpointError` for adapters of another model or image encoder.
+        """
+        other = copy.copy(self)
+        other.unet, prompt = with_image_prompt(self.unet, adapter, image, scale, blocks, image_encoder)
+        other.image_prompts = (*self.image_prompts, prompt)
+        return other
+
     def _version(self, unet: UNet, text_encoders: list[ClipText], words: Sequence[Embedding]) -> "StableDiffusion":
         dims = [encoder.config.dim for encoder in text_encoders]
         learned = [(word, each.vectors_for(dims)) for each in words for word in each.words]
@@ -192,6 +218,8 @@ class StableDiffusion(Easel):
         loras: Sequence[LoraLike] = (),
         noise: Tensor | None = None,
         tap: Tap | None = None,
+        align_style: bool = False,
+        align_norms: bool = False,
         **settings: Any,
     ) -> Iterator[Painting]:
         """The generator under `generate`: one `Painting` a step, so that the caller can show, stop or measure.
@@ -203,8 +231,9 @@ class StableDiffusion(Easel):
 
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
         seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
-        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. All else are
-        `Settings`.
+        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
+        `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone;
+        `align_norms` brings them nearer to it, and further from their own words. All else are `Settings`.
         """
         chosen = Settings.of(settings)
         chosen.check_for(image is not None, mask is not None)
@@ -215,4 +244,20 @@ class StableDiffusion(Easel):
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
-        return Run(painter, said, typed, chosen, image, mask, seed, noise, tap).paintings()
+        if align_style or align_norms:
+            painter, tap = painter._aligned(len(said), tap, align_style, align_norms), AlignStyle(len(said))
+        return Run(painter, said, typed, chosen, image, mask, seed, noise, tap, align_style).paintings()
+
+    def _aligned(self, count: int, tap: Tap | None, style: bool, norms: bool) -> "StableDiffusion":
+        """The painter of one call that aligns `count` pictures."""
+        if not style:
+            raise SettingError("align_norms strengthens align_style: give both.")
+        if count < 2:
+            raise SettingError("align_style gives pictures the style of the first: ask for several, with n or prompts.")
+        if tap is not None:
+            raise SettingError("align_style is a tap of its own: leave out one of the two.")
+        if not norms:
+            return self
+        other = copy.copy(self)
+        other.unet = with_shared_norms(self.unet, count)
+        return other

@@ -34,7 +34,7 @@ ALLOWED = {
     "canvas": {"images", "settings"},
     "easel": {"canvas", "conditioning", "images", "models", "nn", "text", "weights"},
     "run": {"canvas", "conditioning", "diffusion", "easel", "images", "nn", "passes", "picture", "settings"},
-    "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "text"},
+    "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "taps", "text"},
     "cli": {
         "attention",
         "classifier",

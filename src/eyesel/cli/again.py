@@ -12,9 +12,9 @@ def _fill_in(context: typer.Context, source: str | None) -> str | None:
     import warnings
 
     from eyesel.infotext.rows import is_default
-    from eyesel.picture import settings_from
+    from eyesel.picture import options_from
 
-    settings = settings_from(source)
+    settings = options_from(source)
     options = {parameter.name for parameter in context.command.params}
     context.default_map = {name: _option(source, name, value) for name, value in settings.items() if name in options}
     if left := [n for n, value in settings.items() if n not in options and not is_default(n, value)]:
@@ -28,6 +28,8 @@ def _option(source: str, name: str, value: Any) -> Any:
         return lambda: _here(source, value)  # called unless a model was typed
     if name == "loras":
         return [f"{file}:{text}:{unet}" for file, text, unet in value]
+    if name == "adapter_images":
+        return list(value)
     if name == "size":
         return "{}x{}".format(*value)
     return ",".join(map(repr, value)) if isinstance(value, tuple) else value

@@ -4,6 +4,7 @@ from typing import Annotated
 import typer
 
 from eyesel.cli import painting as p
+from eyesel.cli.adapter import Adapter, AdapterImages, AdapterScale, ImageEncoder
 from eyesel.cli.again import From
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
 
@@ -42,7 +43,21 @@ def generate(
         str, typer.Option(help="latent, latent_bicubic, latent_nearest or lanczos (the picture).")
     ] = "latent",
     loras: p.Loras = None,
+    adapter: Adapter = None,
+    adapter_images: AdapterImages = None,
+    adapter_scale: AdapterScale = None,
+    image_encoder: ImageEncoder = None,
     models_dir: p.ModelsDir = None,
+    align_style: Annotated[
+        bool, typer.Option("--align-style", help="Paint all pictures in one batch, in the style of the first one.")
+    ] = False,
+    align_norms: Annotated[
+        bool, typer.Option("--align-norms", help="With --align-style: nearer to the first, further from the prompts.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROMPT", help="With --align-style: another prompt to paint. May be repeated."),
+    ] = None,
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,
     model_hash: p.ModelHash = False,
@@ -65,4 +80,5 @@ def generate(
 
     Example: eyesel generate "a large fox on a blue background" --seed 7 -o fox.png
     """
-    p.paint(prompt, output, context.params, image=image)
+    aligned = {"align_style": align_style, "align_norms": align_norms}
+    p.paint(prompt, output, context.params, image=image, also=also or [], aligned=aligned)

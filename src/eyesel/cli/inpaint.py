@@ -4,6 +4,7 @@ from typing import Annotated
 import typer
 
 from eyesel.cli import painting as p
+from eyesel.cli.adapter import Adapter, AdapterImages, AdapterScale, ImageEncoder
 from eyesel.cli.again import From
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
 from eyesel.errors import SettingError
@@ -57,6 +58,10 @@ def inpaint(
     variation_strength: p.VariationStrength = 0.0,
     seamless: p.Seamless = False,
     loras: p.Loras = None,
+    adapter: Adapter = None,
+    adapter_images: AdapterImages = None,
+    adapter_scale: AdapterScale = None,
+    image_encoder: ImageEncoder = None,
     models_dir: p.ModelsDir = None,
     n: p.Count = 1,
     enlarge: p.Enlarge = 1,

@@ -5,13 +5,14 @@ The options go by the names of `Settings` and of `StableDiffusion.load`: a comma
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eyesel.cli.adapter import OPTIONS, image_prompt
 from eyesel.cli.options import print_json, progress
 from eyesel.errors import SettingError
 from eyesel.settings import Settings
@@ -144,9 +145,19 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 def paint(
-    prompt: str | None, output: Path, parameters: dict[str, Any], image: str | None = None, mask: str | None = None
+    prompt: str | None,
+    output: Path,
+    parameters: dict[str, Any],
+    image: str | None = None,
+    mask: str | None = None,
+    also: Sequence[str] = (),
+    aligned: dict[str, bool] | None = None,
 ) -> None:
-    """Paint `n` pictures and save each as it is done; `parameters` are those of the command."""
+    """Paint `n` pictures and save each as it is done; `parameters` are those of the command.
+
+    `aligned` holds align_style and align_norms of `StableDiffusion.steps`: all pictures are one batch, `n` of each
+    prompt.
+    """
     from eyesel import infotext
     from eyesel.images import WRITABLE, check_room, check_writable
     from eyesel.picture import check_enlargement
@@ -157,20 +168,30 @@ def paint(
 
     if prompt is None:
         raise SettingError("There is no prompt: say what to paint, or name a painted picture with --from.")
+    aligned = {name: wanted for name, wanted in (aligned or {}).items() if wanted}
+    if also and not aligned:
+        raise SettingError("--also paints other prompts in the same style: give --align-style with it.")
     n, seed = parameters["n"], parameters["seed"]
     settings = {name: parameters[name] for name in SETTINGS if name in parameters}
     Settings.of(settings).check_for(image is not None, mask is not None)
     if not 1 <= n <= MOST_PICTURES:
         raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
+    prompts = [text for text in (prompt, *also) for _ in range(n)]
+    n = len(prompts)
+    prompted = image_prompt(parameters)
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
-    check_room(output, infotext.metadata({"prompt": prompt, "negative": settings["negative"]}), spare=ENTRIES)
+    check_room(
+        output, infotext.metadata({"prompt": max(prompts, key=len), "negative": settings["negative"]}), spare=ENTRIES
+    )
     seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
     if settings["variation_strength"] and settings["variation_seed"] is None:
         settings["variation_seed"] = secrets.randbelow(2**32)
     loading = {name: parameters[name] for name in LOADING}
-    noted: dict[str, Any] = {"prompt": prompt}
+    noted: dict[str, Any] = {}
+    if prompted is not None:
+        noted |= {name: parameters[name] for name in ("adapter", *OPTIONS) if parameters[name] is not None}
     if parameters["model_hash"]:
         file = resolve(parameters["model"], kind="painter", variant=loading["variant"], offline=loading["offline"])
         noted["model_hash"] = short_hash(file)
@@ -178,23 +199,27 @@ def paint(
     loras = [lora_file(text, painter.library) for text in parameters["loras"] or ()]
     if loras:
         noted["loras"] = [[str(lora.path), lora.text_weight, lora.unet_weight] for lora in loras]
-    painter, [said] = painter.asked_for([prompt], settings["negative"], loras)
+    painter, said = painter.asked_for(prompts, settings["negative"], loras)
+    if prompted is not None:
+        painter = painter.with_image_prompt(**prompted)
     if image is None:
         check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
     done: list[tuple[Path, Picture]] = []
     try:
         with progress("painting", n) as advance:
-            for i, path in enumerate(outputs):  # one by one, so that what is finished is on disk
+            for batch in [range(n)] if aligned else [range(i, i + 1) for i in range(n)]:
+                # one by one where that is possible, so that what is finished is on disk
                 if settings["variation_strength"]:
-                    one = {**settings, "seed": seed, "variation_seed": settings["variation_seed"] + i}
+                    own = {**settings, **aligned, "seed": seed, "variation_seed": settings["variation_seed"] + batch[0]}
                 else:
-                    one = {**settings, "seed": seed + i}
-                for painting in painter.steps(said, image=image, mask=mask, **one):
-                    advance(1 / painting.total)
-                picture = painting.pictures()[0]
-                picture = replace(picture, settings=picture.settings | noted)
-                picture.save(path, parameters["enlarge"])
-                done.append((path, picture))
+                    own = {**settings, **aligned, "seed": seed + batch[0]}
+                together = said[batch.start : batch.stop]
+                for painting in painter.steps(together, image=image, mask=mask, **own):
+                    advance(len(batch) / painting.total)
+                for i, picture in zip(batch, painting.pictures(), strict=True):
+                    picture = replace(picture, settings=picture.settings | {"prompt": prompts[i]} | noted)
+                    picture.save(outputs[i], parameters["enlarge"])
+                    done.append((outputs[i], picture))
     except KeyboardInterrupt:
         report(done, parameters["json"])
         typer.echo(f"eyesel: interrupted; {len(done)} of {n} pictures are finished.", err=True)

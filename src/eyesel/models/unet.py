@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.fields import Depth, Layers, Levels, check_fields
 from eyesel.nn.attention import Attention, Tap
+from eyesel.nn.image_attention import Context
 from eyesel.nn.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, sinusoidal_embedding, to_map, to_tokens
 
 
@@ -96,7 +97,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, context: Tensor, tap: Tap | None, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, context: Context, tap: Tap | None, grid: tuple[int, int]) -> Tensor:
         x = x + self.attn1(self.norm1(x), tap=tap, grid=grid)
         x = x + self.attn2(self.norm2(x), context, tap=tap, grid=grid)
         return x + self.ff(self.norm3(x))
@@ -124,7 +125,7 @@ class SpatialTransformer(nn.Module):
     def _projection(channels: int, config: UNetConfig) -> nn.Module:
         return nn.Linear(channels, channels) if config.linear_projection else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor, tap: Tap | None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, tap: Tap | None) -> Tensor:
         grid = (x.shape[2], x.shape[3])
         h = to_tokens(project(self.proj_in, self.norm(x)))  # (B, H·W, C)
         for block in self.transformer_blocks:
@@ -166,7 +167,7 @@ class Level(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample(channels)] if down else [])
         self.upsamplers = nn.ModuleList([Upsample(channels)] if up else [])
 
-    def step(self, i: int, x: Tensor, time: Tensor, context: Tensor, tap: Tap | None) -> Tensor:
+    def step(self, i: int, x: Tensor, time: Tensor, context: Context, tap: Tap | None) -> Tensor:
         x = self.resnets[i](x, time)
         return self.attentions[i](x, context, tap) if len(self.attentions) else x
 
@@ -185,7 +186,7 @@ class MidBlock(nn.Module):
             [SpatialTransformer(channels, depth, heads, config, "mid_block.attentions.0", layers)] if depth else []
         )
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, tap: Tap | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Context, tap: Tap | None) -> Tensor:
         x = self.resnets[0](x, time)
         for attention in self.attentions:
             x = attention(x, context, tap)
@@ -234,11 +235,12 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, added: SizeConditioning | None = None, tap: Tap | None = None
+        self, x: Tensor, t: Tensor, context: Context, added: SizeConditioning | None = None, tap: Tap | None = None
     ) -> Tensor:
         """What the network predicts, (B, out_channels, h, w), of latents x (B, in_channels, h, w) at timesteps t (B,).
 
-        `context` (B, M, context_dim) holds the prompt's tokens; `added` is needed by SDXL and refused by the others.
+        `context` (B, M, context_dim) holds the prompt's tokens, or with adapters also those of pictures; `added` is
+        needed by SDXL and refused by the others.
         """
         time = self.embed_time(t, x.dtype, added)  # (B, time_dim)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))

@@ -140,12 +140,15 @@ class Attention(nn.Module):
         site = None if tap is None else Site(self.name, self.layer, self.cross, grid)
         if site is not None and isinstance(tap, TokensTap) and tap.wants(site):
             x = tap.tokens(site, x)
-        context = x if context is None else context
-        q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, dim) -> (B, h, N, d)
-            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        return self.to_out(attention(q, k, v, mask, tap, site).transpose(1, 2).flatten(2))  # (B, N, dim)
+        out = self.attend(self._heads(self.to_q(x)), x if context is None else context, mask, tap, site)
+        return self.to_out(out.transpose(1, 2).flatten(2))  # (B, N, dim)
+
+    def attend(self, q: Tensor, context: Tensor, mask: Tensor | None, tap: Tap | None, site: Site | None) -> Tensor:
+        """What queries (B, h, N, d) find in a context (B, M, context_dim): (B, h, N, d)."""
+        return attention(q, self._heads(self.to_k(context)), self._heads(self.to_v(context)), mask, tap, site)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, dim) -> (B, h, N, d)
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a LoRA or an embedding is, from its file alone: for people who found one and wonder."""
+"""What a LoRA, an embedding or an IP-Adapter is, from its file alone: for people who found one and wonder."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eyesel.errors import CheckpointError
+from eyesel.weights.ip_adapter import open_ip_adapter
 from eyesel.weights.kind import kind_of_file
 from eyesel.weights.lora_file import StoredLora, is_lora_folder, open_lora
 from eyesel.weights.lora_spelling import part_of
@@ -29,8 +30,9 @@ _DOES = {
 
 
 def describe_adapter(path: Path) -> dict[str, Any] | None:
-    """Facts about a LoRA or an embedding, its file or its folder; None if it is neither. A LoRA that cannot be applied,
-    broken or of a kind that eyesel does not know, is described by the reason.
+    """Facts about a LoRA, an embedding or an IP-Adapter, its file or its folder; None if it is none of them.
+
+    A LoRA that cannot be applied, broken or of a kind that eyesel does not know, is described by the reason.
     """
     kind = kind_of_file(path) if path.is_file() else None
     if kind == "lora" or (path.is_dir() and is_lora_folder(path)):
@@ -46,6 +48,17 @@ def describe_adapter(path: Path) -> dict[str, Any] | None:
             "words": list(embedding.words),
             "vectors": embedding.vectors[0].shape[0],
             "numbers each": " and ".join(map(str, embedding.widths)),
+        }
+    if kind == "ip-adapter":
+        adapter = open_ip_adapter(path)
+        tokens = getattr(adapter.projection.config, "tokens", "one for each of the image encoder's")
+        return {
+            "is": "an IP-Adapter",
+            "kind": adapter.kind.name,
+            "base": adapter.base or f"unknown, of a context of {adapter.context_dim} numbers",
+            "image encoder": adapter.wants,
+            "tokens": tokens,
+            "layers": len(adapter.keys),
         }
     return None
 

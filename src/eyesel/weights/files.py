@@ -132,7 +132,12 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         state = state[wrapper]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__} where a table of tensors was expected.")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return held_tensors(state, path)
+
+
+def held_tensors(table: Mapping[Any, Any], path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a table that `read_pickle` has read from `path`."""
+    tensors = {name: value for name, value in table.items() if isinstance(value, Tensor)}
     if strange := [name for name, value in tensors.items() if not (isinstance(name, str) and _is_plain(value))]:
         raise CheckpointError(f"{path} holds {strange[0]!r}, which is not a dense tensor of real numbers with a name.")
     return {name: HeldTensor(value) for name, value in tensors.items()}

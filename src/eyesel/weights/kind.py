@@ -7,11 +7,12 @@ from eyesel.weights.embedding_picture import PICTURES, read_picture
 from eyesel.weights.files import open_tensors, read_pickle
 from eyesel.weights.recognise import family_of_tensors
 
-FileKind = Literal["lora", "embedding", "vae", "checkpoint"]
+FileKind = Literal["lora", "embedding", "ip-adapter", "vae", "checkpoint"]
 
 _KINDS: dict[str, FileKind] = {
     "a LoRA": "lora",
     "a textual-inversion embedding": "embedding",
+    "an IP-Adapter": "ip-adapter",
     "an autoencoder alone": "vae",
     "a single-file Stable Diffusion checkpoint": "checkpoint",
     "a single-file Stable Diffusion 2 checkpoint": "checkpoint",

@@ -18,13 +18,13 @@ _UNSUPPORTED = {
     "control_model.": "a ControlNet checkpoint",
     "controlnet_cond_embedding.": "a ControlNet checkpoint",
     "motion_modules.": "an AnimateDiff motion module",
-    "ip_adapter.": "an IP-Adapter",
     "edm_mean": "a Playground 2.5 checkpoint",
     "edm_vpred.sigma_max": "a CosXL checkpoint",
     "model.diffusion_model.input_blocks.10.0.skip_connection.bias": "a Stable Diffusion upscaler",
 }
 _SIGNATURES = {
     **_UNSUPPORTED,
+    "ip_adapter": "an IP-Adapter",
     "conditioner.embedders.1.model.": "a single-file Stable Diffusion XL checkpoint",
     "conditioner.embedders.0.model.": "a single-file Stable Diffusion XL refiner",
     "cond_stage_model.model.": "a single-file Stable Diffusion 2 checkpoint",
@@ -94,6 +94,7 @@ _MODEL_TYPES = {
     "dinov2": "a Vision Transformer (DINOv2)",
     "dinov2_with_registers": "a Vision Transformer (DINOv2 with registers)",
     "clip_text_model": "a CLIP text encoder",
+    "clip_vision_model": "a CLIP image encoder",
     "clip": "a CLIP model",
 }
 
