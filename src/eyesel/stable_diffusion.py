@@ -25,6 +25,8 @@ from eyesel.nn.attention import Tap
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
+from eyesel.stylize import Inversions, Parts, StyleSettings, Transfer, decoder_layers, described, pictures_of
+from eyesel.stylize.inversions import fingerprint
 from eyesel.text.prompt import loras
 from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.checkpoint import open_stable_diffusion
@@ -197,6 +199,90 @@ class StableDiffusion:
         larger = self._larger(call, size)
         strength = None if known is None else known.strength
         return self._paint(call, first, larger, partial(self._finished, call, canvas, size, strength))
+
+    def stylize(self, content: Any, style: Any, **settings: Any) -> Picture:
+        """`content` in the style of `style`, or of several. Takes what `styling` takes."""
+        for painting in self.styling(content, style, **settings):
+            last = painting
+        return last.pictures()[0]
+
+    def styling(
+        self,
+        content: Any,
+        style: Any,
+        *,
+        weights: Sequence[float] | None = None,
+        mask: Any = None,
+        prompt: str | None = None,
+        inversions: Inversions | str | Path | None = None,
+        **settings: Any,
+    ) -> Iterator[Painting]:
+        """The generator under `stylize`: first the steps of the inversions that are not known, then those of the result.
+
+        `content` and `style` are what `open_image` takes, and `style` may be a list of them, with as many `weights`
+        (default: all alike). The result has the size of the content; the styles are cropped to its proportions. Only
+        what is white in `mask` is restyled, the rest stays bit for bit. `inversions` keeps what was inverted: share one
+        `Inversions` between calls, or name a folder. All else are `StyleSettings`. The same call gives the same picture.
+        """
+        chosen = StyleSettings.of(settings)
+        canvas, styles, shares = pictures_of(content, style, weights, mask, chosen.longest)
+        self._check_task(canvas)
+        self.picture_size(canvas.view.size)
+        if prompt is not None:
+            self._checked_prompts(prompt, 1, None)
+        parts = Parts(
+            self.unet.config,
+            self._network,
+            self.prompt_encoder.encode,
+            self.encode,
+            self.scheduler,
+            self.zero_negative,
+            fingerprint([self.unet, self.autoencoder, *self.text_encoders]),
+            self.device,
+        )
+        kept = inversions if isinstance(inversions, Inversions) else Inversions(inversions)
+        guidance = self.recommended.guidance_scale if chosen.guidance is None else chosen.guidance
+        transfer = Transfer(parts, chosen, canvas, styles, shares, prompt, guidance, kept)
+        return self._transfer(transfer, partial(self._restyled, transfer, described(content, style, shares, prompt)))
+
+    def _transfer(self, transfer: Transfer, finish: Callable[[Tensor], list[Picture]]) -> Iterator[Painting]:
+        if transfer.settings.dial == 0:
+            latents = self.encode(transfer.pictures[:1])
+            yield Painting(0, 1, latents, latents, finish)
+            return
+        ahead = transfer.levels if transfer.missing else 0
+        for step in transfer.inverting():
+            yield Painting(step.index, ahead + transfer.steps, step.x, step.denoised, finish)
+        for step in transfer.solve():
+            yield Painting(ahead + step.index, ahead + transfer.steps, step.x, step.denoised, finish)
+
+    def _restyled(self, transfer: Transfer, said: dict[str, Any], latents: Tensor) -> list[Picture]:
+        """The picture of latents (the first row), with the record of how it was made."""
+        settings, canvas = transfer.settings, transfer.canvas
+        image = canvas.whole
+        if settings.dial:
+            image = canvas.pasted(transfer.recolored(self.decode(latents[:1])[0]))
+        record = {
+            **said,
+            "style_strength": settings.dial,
+            "style_gamma": settings.own_gamma,
+            "style_temperature": settings.own_temperature,
+            "style_layers": tuple(transfer.layers),
+            "style_color": settings.colors,
+            "faithful": settings.faithful,
+            "steps": settings.steps,
+            "guidance": transfer.guidance,
+            "solver": "ddim",
+            "width": image.width,
+            "height": image.height,
+            "model": self.name,
+        }
+        return [Picture(image, 0, record)]
+
+    @property
+    def style_layers(self) -> dict[int, str]:
+        """The layers that `stylize` can inject a style into, by number and name."""
+        return decoder_layers(self.unet.config)
 
     def _paint(
         self, call: Call, first: Pass, larger: tuple[int, int] | None, finish: Callable[[Tensor], list[Picture]]
