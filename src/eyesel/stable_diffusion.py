@@ -217,12 +217,12 @@ class StableDiffusion:
         inversions: Inversions | str | Path | None = None,
         **settings: Any,
     ) -> Iterator[Painting]:
-        """The generator under `stylize`: first the steps of the inversions that are not known, then those of the result.
+        """The generator under `stylize`: the steps of the inversions that are not known yet, then those of the result.
 
         `content` and `style` are what `open_image` takes, and `style` may be a list of them, with as many `weights`
         (default: all alike). The result has the size of the content; the styles are cropped to its proportions. Only
         what is white in `mask` is restyled, the rest stays bit for bit. `inversions` keeps what was inverted: share one
-        `Inversions` between calls, or name a folder. All else are `StyleSettings`. The same call gives the same picture.
+        `Inversions` between calls, or name a folder. All else are `StyleSettings`. Nothing is drawn by chance.
         """
         chosen = StyleSettings.of(settings)
         canvas, styles, shares = pictures_of(content, style, weights, mask, chosen.longest)

@@ -2,8 +2,8 @@
 
 A step down from sigma to sigma' is `x' = x + (sigma' - sigma) e(x, sigma)`, with the noise `e = (x - D(x, sigma)) /
 sigma` (Song et al. 2021, equation 12). Its inverse has x on both sides, so it is found by iterating: the noise of the
-step before gives the first guess, and every further look at the network a better one (Pan et al. 2023, AIDI). The usual
-inversion, which takes the noise at the lower level for that at the upper one, is not exact, and leaves too little noise.
+step before gives the first guess, and every further look at the network a better one (Pan et al. 2023, AIDI). The
+usual inversion takes the noise at the lower level for that at the upper one, which is not exact and leaves too little.
 
 Up to pure noise (zero terminal SNR) there is nothing to invert: at an infinite sigma x says nothing of the picture any
 more. `finite` leaves such a level out, so that a run begins at the last one that still holds a picture.

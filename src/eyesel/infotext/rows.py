@@ -48,6 +48,15 @@ class Settings:
     hires_steps: Count | None = None
     hires_strength: float | None = None
     hires_upscaler: str | None = None
+    content: str | None = None
+    styles: Annotated[tuple[str, ...], range(1001)] | None = None
+    style_weights: Annotated[tuple[float, ...], range(1001)] | None = None
+    style_strength: float | None = None
+    style_gamma: float | None = None
+    style_temperature: float | None = None
+    style_layers: Annotated[tuple[Count, ...], range(1001)] | None = None
+    style_color: float | None = None
+    faithful: bool | None = None
     loras: Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)] | None = None
     model: str | None = None
     model_hash: str | None = None
@@ -231,6 +240,11 @@ ROWS = (
         "Guidance interval", "guidance_interval", numbers(INTERVAL, 2, number), lambda ends: "-".join(map(exact, ends))
     ),
     Row("Expand", "expand", numbers(",", 4, whole), lambda sides: ", ".join(map(str, sides))),
+    Row("Style strength", "style_strength", number, exact),
+    Row("Style gamma", "style_gamma", number, exact),
+    Row("Style temperature", "style_temperature", number, exact),
+    Row("Style color", "style_color", number, exact, default=1),
+    Row("Faithful", "faithful", YES.read, YES.write, default=False),
     Row("Version", "version"),
 )
 READ_ALSO = {"Eta DDIM": "Eta", "Scheduler": "Schedule type"}

@@ -1,7 +1,7 @@
 """One style transfer: invert, mix the first latents, and come back down with the styles' keys and values."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,8 @@ class Transfer:
         dial = names, settings.own_gamma, settings.own_temperature, weights
         if not settings.keep_features:
             tap = StyleInjection(*dial)
-            return [self._network(tap, x, s, said) for x, s, said in zip(references, schedule.sigmas, told, strict=False)]
+            each = zip(references, schedule.sigmas, told, strict=False)  # the last sigma is where the run ends
+            return [self._network(tap, x, sigma, said) for x, sigma, said in each]
         features = self._features(schedule, references, told, names)
         taps = [StyleInjection(*dial, kept=[picture[i] for picture in features]) for i in range(len(told))]
         return [self._network(tap, None, s, said) for tap, s, said in zip(taps, schedule.sigmas, told, strict=False)]

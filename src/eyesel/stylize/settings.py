@@ -58,7 +58,7 @@ class StyleSettings:
             raise SettingError(f"gamma is {self.gamma:g}; it must lie between 0 (the style's way) and 1 (the content).")
         if self.temperature is not None and not 0 < self.temperature <= MOST_TEMPERATURE:
             raise SettingError(
-                f"temperature is {self.temperature:g}; it must be above 0 and at most {MOST_TEMPERATURE:g}, such as 1.5."
+                f"temperature is {self.temperature:g}; it must be above 0 and at most {MOST_TEMPERATURE:g}."
             )
         if self.faithful and self.looks != StyleSettings.looks:
             raise SettingError(f"looks is {self.looks}, and the faithful inversion looks once: leave one of them out.")
@@ -92,7 +92,7 @@ class StyleSettings:
     def own_gamma(self) -> float:
         if self.gamma is not None:
             return self.gamma
-        return 1 - self.dial / 2 if self.dial <= 0.5 else 1.5 * (1 - self.dial)
+        return round(1 - self.dial / 2 if self.dial <= 0.5 else 1.5 * (1 - self.dial), 9)
 
     @property
     def own_temperature(self) -> float:

@@ -6,8 +6,8 @@ style's keys and values:
     q = gamma q_content + (1 - gamma) q,   softmax(T q k_styleᵀ / sqrt(d)) v_style
 
 Several styles, and the content itself where the style is not to rule alone, stand side by side: their keys are one long
-list, and log w on the logits of each makes its share w of what equally good keys would get. A weight of 1 is the formula
-above to the last bit, a weight of 0 is as if the picture were not there, and two copies of a style are one.
+list, and log w on the logits of each makes its share w of what equally good keys would get. A weight of 1 is the
+formula above to the last bit, a weight of 0 is as if the picture were not there, and two copies of a style are one.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
