@@ -24,8 +24,8 @@ from eyesel.images import save_image
 from eyesel.stylize import Inversions
 from eyesel.taps.style import adain
 
-STEPS = 20
-INJECTION, IMAGE, ADAIN = "style injection", "image to image", "AdaIN on latents"
+STEPS, LOOKS = 25, 3
+INJECTION, MATCHED, IMAGE, ADAIN = "style injection", "style injection, match 1", "image to image", "AdaIN on latents"
 Method = Callable[[Image.Image, Image.Image, str, float], Image.Image]
 MEASURES = ("similarity", "content", "gram", "moments", "colours")
 
@@ -34,8 +34,13 @@ def methods(easel: StableDiffusion) -> dict[str, tuple[Method, tuple[float, ...]
     """Each with the settings of its dial."""
     inversions = Inversions()
 
+    how = {"steps": STEPS, "looks": LOOKS, "inversions": inversions, "keep_features": True}
+
     def injection(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
-        return easel.stylize(content, style, strength=strength, steps=STEPS, inversions=inversions).image
+        return easel.stylize(content, style, strength=strength, **how).image
+
+    def matched(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
+        return easel.stylize(content, style, strength=strength, match=1.0, **how).image
 
     def image_to_image(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
         return easel.generate(words, image=content, strength=strength, steps=STEPS, seed=1).image
@@ -45,7 +50,8 @@ def methods(easel: StableDiffusion) -> dict[str, tuple[Method, tuple[float, ...]
         return easel.decode(torch.lerp(latents[:1], adain(latents[:1], latents[1:], [1.0]), strength))[0]
 
     return {
-        INJECTION: (injection, (0.1, 0.25, 0.4, 0.5, 0.65, 0.8, 1.0)),
+        INJECTION: (injection, (0.15, 0.3, 0.4, 0.5, 0.8)),
+        MATCHED: (matched, (0.08, 0.15, 0.25, 0.32, 0.4)),
         IMAGE: (image_to_image, (0.2, 0.4, 0.6, 0.8)),
         ADAIN: (on_latents, (0.25, 0.5, 0.75, 1.0)),
     }
@@ -108,8 +114,9 @@ def main() -> None:
     table = measure(easel, arguments.every)
     nothing = table.pop("the content itself")[0.0]
     curves = {name: [pair(means, nothing) for means in settings.values()] for name, settings in table.items()}
-    for name in (IMAGE, ADAIN):
-        print(f"{INJECTION} dominates {dominates(curves[INJECTION], curves[name])} of {len(curves[name])} of {name}")
+    for ours in (INJECTION, MATCHED):
+        for name in (IMAGE, ADAIN):
+            print(f"{ours} dominates {dominates(curves[ours], curves[name])} of {len(curves[name])} of {name}")
     if arguments.pictures:
         labels = {name: [f"{setting:g}" for setting in settings] for name, settings in table.items()}
         save_image(pareto(curves, labels), arguments.pictures / "style-pareto.png")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, BELOW, MARGIN = 900, 600, 90, 80, 30  # pixels
-COLOURS = ("#c8362d", "#2f6db5", "#3a8f4f")
+COLOURS = ("#c8362d", "#e08a2b", "#2f6db5", "#3a8f4f")
 Point = tuple[float, float]
 
 

@@ -261,7 +261,7 @@ class StableDiffusion:
         settings, canvas = transfer.settings, transfer.canvas
         image = canvas.whole
         if settings.dial:
-            image = canvas.pasted(transfer.recolored(self.decode(latents[:1])[0]))
+            image = canvas.pasted(transfer.recolored(self.decode(transfer.matched(latents[:1]))[0]))
         record = {
             **said,
             "style_strength": settings.dial,
@@ -269,6 +269,7 @@ class StableDiffusion:
             "style_temperature": settings.own_temperature,
             "style_layers": tuple(transfer.layers),
             "style_color": settings.colors,
+            "style_match": settings.match,
             "faithful": settings.faithful,
             "steps": settings.steps,
             "guidance": transfer.guidance,

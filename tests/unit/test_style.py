@@ -253,6 +253,15 @@ def test_a_weight_of_zero_is_no_style(easel, pictures):
     assert np.abs(np.asarray(alone).astype(int) - np.asarray(other)).max() > 10
 
 
+def test_a_match_has_the_statistics_of_the_style(easel, pictures):
+    *_, last = easel.styling(*pictures[:2], steps=4)
+    plain, matched = (easel.stylize(*pictures[:2], steps=4, match=match).image for match in (0, 1))
+    style = easel.encode([pictures[1]])
+    expected = easel.decode(adain(last.latents, style, [1.0]))[0]
+    assert np.array_equal(matched, expected)
+    assert not np.array_equal(matched, plain)
+
+
 def test_colours_of_the_content(pictures):
     grey = Image.new("RGB", (32, 32), (128, 128, 128))
     content, result = (Image.blend(grey, picture, 0.4) for picture in pictures[:2])  # so that no mixture is clipped
@@ -348,6 +357,7 @@ def test_two_threads_with_different_styles_do_not_mix(easel, pictures):
         ({"gamma": -0.1}, "gamma is -0.1"),
         ({"temperature": 0}, "temperature is 0"),
         ({"color": 2}, "color is 2"),
+        ({"match": 1.5}, "match is 1.5"),
         ({"steps": 0}, "steps is 0"),
         ({"looks": 3, "faithful": True}, "looks is 3"),
         ({"gama": 1}, "nearest is 'gamma'"),

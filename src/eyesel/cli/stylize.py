@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = (
-    *("strength", "gamma", "temperature", "layers", "steps", "looks", "color", "guidance"),
+    *("strength", "gamma", "temperature", "layers", "steps", "looks", "color", "match", "guidance"),
     *("longest", "keep_features", "faithful"),
 )
 
@@ -89,6 +89,9 @@ def stylize(
             parser=_number_or_name, metavar="NUMBER", help="Whose colours: content (0), style (1), or between."
         ),
     ] = "style",
+    match: Annotated[
+        float, typer.Option(help="How far the result's statistics are brought to the style's at the end, 0 to 1.")
+    ] = 0.0,
     content_mask: Annotated[
         str | None,
         typer.Option(help="Restyle only where this picture is white; elsewhere all stays as it is.", metavar="FILE"),

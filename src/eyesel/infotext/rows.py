@@ -56,6 +56,7 @@ class Settings:
     style_temperature: float | None = None
     style_layers: Annotated[tuple[Count, ...], range(1001)] | None = None
     style_color: float | None = None
+    style_match: float | None = None
     faithful: bool | None = None
     loras: Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)] | None = None
     model: str | None = None
@@ -244,6 +245,7 @@ ROWS = (
     Row("Style gamma", "style_gamma", number, exact),
     Row("Style temperature", "style_temperature", number, exact),
     Row("Style color", "style_color", number, exact, default=1),
+    Row("Style match", "style_match", number, exact, default=0),
     Row("Faithful", "faithful", YES.read, YES.write, default=False),
     Row("Version", "version"),
 )

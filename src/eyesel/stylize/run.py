@@ -206,6 +206,13 @@ class Transfer:
             self.inversions.keep_features(keys[i], features)
         return [self.inversions.features(key) or [] for key in keys]
 
+    def matched(self, latents: Tensor) -> Tensor:
+        """The finished latents (1, C, h, w) with as much of the styles' statistics as is asked for."""
+        share = self.settings.match * self.settings.share * self.settings.colors
+        if not share:
+            return latents
+        return torch.lerp(latents, adain(latents, self.parts.encode(self.pictures[1:]), self.weights), share)
+
     def recolored(self, result: Image.Image) -> Image.Image:
         """The light of the result in the colours of the content, as far as the style's are not wanted."""
         return recolored(result, self.canvas.view, self.settings.colors)

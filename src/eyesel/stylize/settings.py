@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 from eyesel.errors import SettingError
-from eyesel.fields import check_fields
+from eyesel.fields import Count, check_fields
 
 PRESETS = {"content": 0.25, "balanced": 0.5, "style": 0.8}  # "balanced" and "style": gamma 0.75 and 0.3, as StyleID's
 COLORS = {"content": 0.0, "style": 1.0}
@@ -31,6 +31,8 @@ class StyleSettings:
         steps: of the inversion, and again of the way back
         looks: how often the inversion asks the network in each step; 1 is faster and less exact
         color: "style", "content", or how much of the style's colours to take, 0 to 1
+        match: how far the finished latents, too, are brought to the styles' means and deviations, 0 to 1: more of the
+            style than StyleID takes (scaled by the dial and by color, as the first latents are)
         guidance: how closely to follow the prompt, if there is one; None is the checkpoint's own, else 7.5
         longest: the content is brought to this many pixels on its longer side; None leaves it as it is
         keep_features: keep the references' queries, keys and values in half precision, instead of computing them anew
@@ -41,10 +43,11 @@ class StyleSettings:
     strength: float | str = 0.5
     gamma: float | None = None
     temperature: float | None = None
-    layers: tuple[int | str, ...] | None = None
+    layers: tuple[Count | str, ...] | None = None
     steps: Annotated[int, range(1, 1001)] = 50
     looks: Annotated[int, range(1, 101)] = 2
     color: float | str = "style"
+    match: float = 0.0
     guidance: float | None = None
     longest: Annotated[int, range(1, 8193)] | None = None
     keep_features: bool = False
@@ -60,6 +63,8 @@ class StyleSettings:
             raise SettingError(
                 f"temperature is {self.temperature:g}; it must be above 0 and at most {MOST_TEMPERATURE:g}."
             )
+        if not 0 <= self.match <= 1:
+            raise SettingError(f"match is {self.match:g}; it must lie between 0 and 1.")
         if self.faithful and self.looks != StyleSettings.looks:
             raise SettingError(f"looks is {self.looks}, and the faithful inversion looks once: leave one of them out.")
 
