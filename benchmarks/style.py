@@ -10,6 +10,7 @@ a setting that keeps more of the content and takes more of the style.
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,38 +22,57 @@ from benchmarks.style_plot import pareto
 from eyesel import ImageClassifier, StableDiffusion
 from eyesel.cli.sheets import sheet
 from eyesel.images import save_image
-from eyesel.stylize import Inversions
+from eyesel.stylize import Inversions, StyleSettings
 from eyesel.taps.style import adain
 
-STEPS, LOOKS = 25, 3
+STEPS, LOOKS = 15, 3
+STRENGTHS = (0.15, 0.3, 0.5, 0.8)
+NOTHING = "the content itself"
 INJECTION, MATCHED, IMAGE, ADAIN = "style injection", "style injection, match 1", "image to image", "AdaIN on latents"
-Method = Callable[[Image.Image, Image.Image, str, float], Image.Image]
+Method = Callable[[str, str, float], Image.Image]  # of the names of content and style, and the setting
+Subjects = dict[str, Image.Image]
+Looks = dict[str, tuple[Image.Image, str]]
 MEASURES = ("similarity", "content", "gram", "moments", "colours")
 
 
-def methods(easel: StableDiffusion) -> dict[str, tuple[Method, tuple[float, ...]]]:
+def methods(easel: StableDiffusion, subjects: Subjects, looks: Looks) -> dict[str, tuple[Method, tuple[float, ...]]]:
     """Each with the settings of its dial."""
     inversions = Inversions()
 
-    how = {"steps": STEPS, "looks": LOOKS, "inversions": inversions, "keep_features": True}
+    @cache  # one run serves both variants, which differ in what becomes of its latents
+    def restyled(content: str, style: str, strength: float) -> torch.Tensor:
+        *_, last = easel.styling(
+            subjects[content],
+            looks[style][0],
+            strength=strength,
+            steps=STEPS,
+            looks=LOOKS,
+            keep_features=True,
+            inversions=inversions,
+        )
+        return last.latents
 
-    def injection(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
-        return easel.stylize(content, style, strength=strength, **how).image
+    def injection(content: str, style: str, strength: float) -> Image.Image:
+        return easel.decode(restyled(content, style, strength))[0]
 
-    def matched(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
-        return easel.stylize(content, style, strength=strength, match=1.0, **how).image
+    def matched(content: str, style: str, strength: float) -> Image.Image:
+        latents, wanted = restyled(content, style, strength), easel.encode([looks[style][0]])
+        share = StyleSettings(strength=strength).share
+        return easel.decode(torch.lerp(latents, adain(latents, wanted, [1.0]), share))[0]
 
-    def image_to_image(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
-        return easel.generate(words, image=content, strength=strength, steps=STEPS, seed=1).image
+    def image_to_image(content: str, style: str, strength: float) -> Image.Image:
+        words = looks[style][1]
+        return easel.generate(words, image=subjects[content], strength=strength, steps=STEPS, seed=1).image
 
-    def on_latents(content: Image.Image, style: Image.Image, words: str, strength: float) -> Image.Image:
-        latents = easel.encode([content, style])
+    def on_latents(content: str, style: str, strength: float) -> Image.Image:
+        latents = easel.encode([subjects[content], looks[style][0]])
         return easel.decode(torch.lerp(latents[:1], adain(latents[:1], latents[1:], [1.0]), strength))[0]
 
     return {
-        INJECTION: (injection, (0.15, 0.3, 0.4, 0.5, 0.8)),
-        MATCHED: (matched, (0.08, 0.15, 0.25, 0.32, 0.4)),
-        IMAGE: (image_to_image, (0.2, 0.4, 0.6, 0.8)),
+        NOTHING: (lambda content, style, strength: subjects[content], (0.0,)),
+        INJECTION: (injection, STRENGTHS),
+        MATCHED: (matched, STRENGTHS),
+        IMAGE: (image_to_image, (0.25, 0.5, 0.75)),
         ADAIN: (on_latents, (0.25, 0.5, 0.75, 1.0)),
     }
 
@@ -64,11 +84,11 @@ def measure(easel: StableDiffusion, every: int = 1) -> dict[str, dict[float, dic
     seen_styles = {name: eye.look(picture) for name, (picture, _) in looks.items()}
     pairs = [(one, other) for one in subjects for other in looks][::every]
     table: dict[str, dict[float, dict[str, float]]] = {}
-    for method, (make, settings) in {"the content itself": (lambda c, s, w, x: c, (0.0,)), **methods(easel)}.items():
+    for method, (make, settings) in methods(easel, subjects, looks).items():
         for setting in settings:
             rows = []
             for one, other in pairs:
-                picture = make(subjects[one], *looks[other], setting)
+                picture = make(one, other, setting)
                 seen = eye.look(picture)
                 kept = similarity(picture, subjects[one]), content_distance(seen, seen_contents[one])
                 taken = style_distances(seen, seen_styles[other])
@@ -112,7 +132,7 @@ def main() -> None:
     print("| method | setting | SSIM | eye's distance | Gram | mean and deviation | colours |")
     print("|---|---|---|---|---|---|---|")
     table = measure(easel, arguments.every)
-    nothing = table.pop("the content itself")[0.0]
+    nothing = table.pop(NOTHING)[0.0]
     curves = {name: [pair(means, nothing) for means in settings.values()] for name, settings in table.items()}
     for ours in (INJECTION, MATCHED):
         for name in (IMAGE, ADAIN):
