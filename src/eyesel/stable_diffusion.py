@@ -224,6 +224,8 @@ class StableDiffusion:
         what is white in `mask` is restyled, the rest stays bit for bit. `inversions` keeps what was inverted: share one
         `Inversions` between calls, or name a folder. All else are `StyleSettings`. Nothing is drawn by chance.
         """
+        if self.inpaints:
+            raise SettingError("This is an inpainting checkpoint, which cannot be inverted: take an ordinary one.")
         chosen = StyleSettings.of(settings)
         canvas, styles, shares = pictures_of(content, style, weights, mask, chosen.longest)
         self._check_task(canvas)

@@ -17,6 +17,7 @@ from eyesel.stylize import Inversions, StyleSettings, decoder_layers
 from eyesel.stylize.layers import chosen_layers, sites
 from eyesel.stylize.run import recolored
 from eyesel.taps.style import KeepFeatures, StyleInjection, adain
+from tiny_models import write_standard_painter
 
 XL = {"channels": (320, 640, 1280), "transformer_depth": (0, 2, 10), "heads": (5, 10, 20)}
 
@@ -373,6 +374,12 @@ def test_two_threads_with_different_styles_do_not_mix(easel, pictures):
 def test_settings_that_cannot_be(easel, pictures, settings, words):
     with pytest.raises(EyeselError, match=words):
         easel.stylize(*pictures[:2], **settings)
+
+
+def test_an_inpainting_checkpoint_is_refused(tmp_path, pictures):
+    painter = eyesel.StableDiffusion.load(write_standard_painter(tmp_path, "sd1", in_channels=9), device="cpu")
+    with pytest.raises(SettingError, match="inpainting checkpoint"):
+        painter.stylize(*pictures[:2], mask=Image.new("L", (32, 32), 255))
 
 
 def test_pictures_that_cannot_be(easel, pictures):

@@ -35,9 +35,11 @@ class Inversions:
 
     def latents(self, key: str) -> Tensor | None:
         """(levels, C, h, w) from the noisiest down, on the CPU."""
-        if key not in self._latents and self.folder is not None and (file := self._file(key)).is_file():
+        if key not in self._latents and self.folder is not None:
+            file = self.folder / f"{key}.safetensors"
             try:
-                self._latents[key] = load_file(file)["latents"]
+                if file.is_file():
+                    self._latents[key] = load_file(file)["latents"]
             except (SafetensorError, OSError, KeyError) as error:
                 raise ImageError(f"the kept inversion {file} is damaged ({error}): delete it.") from None
         return self._latents.get(key)
@@ -45,7 +47,7 @@ class Inversions:
     def keep(self, key: str, latents: Tensor) -> None:
         self._latents[key] = latents
         if self.folder is not None:
-            with written_whole(self._file(key)) as trial:
+            with written_whole(self.folder / f"{key}.safetensors") as trial:
                 save_file({"latents": latents.contiguous()}, trial)
 
     def features(self, key: str) -> list[Features] | None:
@@ -54,10 +56,6 @@ class Inversions:
 
     def keep_features(self, key: str, features: list[Features]) -> None:
         self._features[key] = features
-
-    def _file(self, key: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{key}.safetensors"
 
 
 def key_of(picture: Image.Image, *how: object) -> str:
