@@ -73,7 +73,7 @@ def test_styles_are_mixed_by_weight(run, pictures):
     code, out, _ = run("stylize", "content.png", *mixed, *QUICK, "-o", "out.png", "--json")
     assert code == 0
     (record,) = json.loads(out)
-    assert (record["styles"], record["style_weights"]) == (["style.png", "styles/a.png"], [0.75, 0.25])
+    assert (record["styles"], record["style_weights"]) == (["style.png", "a.png"], [0.75, 0.25])
 
 
 def test_a_strip_and_a_slider(run, pictures, tmp_path):

@@ -1,5 +1,6 @@
 """The settings of a picture, and the table of the entries under which AUTOMATIC1111 keeps them."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -99,6 +100,17 @@ def numbers(separator: str, count: int, read: Callable[[str], Any]) -> Callable[
         return tuple(read(part.strip()) for part in parts)
 
     return reader
+
+
+def several(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    return lambda text: tuple(read(part.strip()) for part in text.split(","))
+
+
+def texts(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError("a list of texts")
+    return tuple(found)
 
 
 def layers(text: str) -> int | None:
@@ -241,9 +253,13 @@ ROWS = (
         "Guidance interval", "guidance_interval", numbers(INTERVAL, 2, number), lambda ends: "-".join(map(exact, ends))
     ),
     Row("Expand", "expand", numbers(",", 4, whole), lambda sides: ", ".join(map(str, sides))),
+    Row("Style content", "content"),
+    Row("Styles", "styles", texts, lambda names: json.dumps(names, ensure_ascii=False)),
+    Row("Style weights", "style_weights", several(number), lambda weights: ", ".join(map(exact, weights))),
     Row("Style strength", "style_strength", number, exact),
     Row("Style gamma", "style_gamma", number, exact),
     Row("Style temperature", "style_temperature", number, exact),
+    Row("Style layers", "style_layers", several(whole), lambda numbers: ", ".join(map(str, numbers))),
     Row("Style color", "style_color", number, exact, default=1),
     Row("Style match", "style_match", number, exact, default=0),
     Row("Faithful", "faithful", YES.read, YES.write, default=False),

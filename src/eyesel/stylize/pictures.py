@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -63,10 +64,10 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
 
 
 def described(content: Any, style: Any, shares: Sequence[float], prompt: str | None) -> dict[str, Any]:
-    """What the record says of the pictures; those that came without a file have no name."""
+    """What the record says of the pictures: the names of their files, without the folders that are nobody's business."""
     names = [_name(each) for each in (style if isinstance(style, list | tuple) else [style])]
     return {"prompt": prompt or "", "content": _name(content), "styles": tuple(names), "style_weights": tuple(shares)}
 
 
 def _name(source: Any) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    return Path(source).name if isinstance(source, str | os.PathLike) else ""
