@@ -64,7 +64,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
 
 
 def described(content: Any, style: Any, shares: Sequence[float], prompt: str | None) -> dict[str, Any]:
-    """What the record says of the pictures: the names of their files, without the folders that are nobody's business."""
+    """What the record says of the pictures: the names of their files, without their folders."""
     names = [_name(each) for each in (style if isinstance(style, list | tuple) else [style])]
     return {"prompt": prompt or "", "content": _name(content), "styles": tuple(names), "style_weights": tuple(shares)}
 
