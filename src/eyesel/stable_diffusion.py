@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,9 +17,12 @@ from eyesel.models.image_blocks import Blocks
 from eyesel.models.unet import UNet
 from eyesel.nn.aligned import with_shared_norms
 from eyesel.nn.attention import Tap
+from eyesel.nn.stage import Stage
 from eyesel.picture import Painting, Picture
-from eyesel.run import Run
+from eyesel.run import Run, check_task
 from eyesel.settings import Settings
+from eyesel.stylize import Inversions, Parts, StyleSettings, Transfer, decoder_layers, described, pictures_of
+from eyesel.stylize.inversions import fingerprint
 from eyesel.taps.align import AlignStyle
 from eyesel.text.prompt import loras as tags
 from eyesel.weights.checkpoint import open_stable_diffusion
@@ -108,8 +112,10 @@ class StableDiffusion(Easel):
 
         LoRAs and the words of textual inversions are looked up in the folder of models.
         """
-        read = [tags(prompt) for prompt in prompts]
-        wanted = read[0][1] if read else []
+        read = [tags(prompt) for prompt in prompts]  # which also refuses what is no text
+        if not prompts or any(not prompt.strip() for prompt in prompts):
+            raise SettingError("The prompt is empty: say what to paint.")
+        wanted = read[0][1]
         if any(others != wanted for _, others in read):
             raise SettingError("These prompts ask for different LoRAs: paint them in calls of their own.")
         _, avoided = tags(negative or "")
@@ -239,8 +245,6 @@ class StableDiffusion(Easel):
         chosen.check_for(image is not None, mask is not None)
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         painter, said = self.asked_for(prompts, chosen.negative, loras)
-        if not prompts or any(not p.strip() for p in prompts):
-            raise SettingError("The prompt is empty: say what to paint.")
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
@@ -261,3 +265,92 @@ class StableDiffusion(Easel):
         other = copy.copy(self)
         other.unet = with_shared_norms(self.unet, count)
         return other
+
+    def stylize(self, content: Any, style: Any, **settings: Any) -> Picture:
+        """`content` in the style of `style`, or of several. Takes what `styling` takes."""
+        for painting in self.styling(content, style, **settings):
+            last = painting
+        return last.pictures()[0]
+
+    def styling(
+        self,
+        content: Any,
+        style: Any,
+        *,
+        weights: Sequence[float] | None = None,
+        mask: Any = None,
+        prompt: str | None = None,
+        inversions: Inversions | str | Path | None = None,
+        **settings: Any,
+    ) -> Iterator[Painting]:
+        """The generator under `stylize`: the steps of the inversions that are not known yet, then those of the result.
+
+        `content` and `style` are what `open_image` takes, and `style` may be a list of them, with as many `weights`
+        (default: all alike). The result has the size of the content; the styles are cropped to its proportions. Only
+        what is white in `mask` is restyled, the rest stays bit for bit. `inversions` keeps what was inverted: share one
+        `Inversions` between calls, or name a folder. All else are `StyleSettings`. Nothing is drawn by chance.
+        """
+        if self.inpaints:
+            raise SettingError("This is an inpainting checkpoint, which cannot be inverted: take an ordinary one.")
+        chosen = StyleSettings.of(settings)
+        canvas, styles, shares = pictures_of(content, style, weights, mask, chosen.longest)
+        check_task(self, canvas)
+        self.picture_size(canvas.view.size)
+        painter, said = self, prompt
+        if prompt is not None:
+            painter, [said] = self.asked_for([prompt])
+        stage = Stage(painter.unet, self.device)
+        parts = Parts(
+            self.unet.config,
+            lambda tap: painter.network(stage, tap),
+            painter.prompt_encoder.encode,
+            self.encode,
+            self.scheduler,
+            self.zero_negative,
+            fingerprint([painter.unet, self.autoencoder, *painter.text_encoders]),
+            self.device,
+        )
+        kept = inversions if isinstance(inversions, Inversions) else Inversions(inversions)
+        guidance = self.recommended.guidance_scale if chosen.guidance is None else chosen.guidance
+        transfer = Transfer(parts, chosen, canvas, styles, shares, said, guidance, kept)
+        return self._transfer(transfer, partial(self._restyled, transfer, described(content, style, shares, prompt)))
+
+    def _transfer(self, transfer: Transfer, finish: Callable[[Tensor], list[Picture]]) -> Iterator[Painting]:
+        if transfer.settings.dial == 0:
+            latents = self.encode(transfer.pictures[:1])
+            yield Painting(0, 1, latents, latents, finish)
+            return
+        ahead = transfer.levels if transfer.missing else 0
+        for step in transfer.inverting():
+            yield Painting(step.index, ahead + transfer.steps, step.x, step.denoised, finish)
+        for step in transfer.solve():
+            yield Painting(ahead + step.index, ahead + transfer.steps, step.x, step.denoised, finish)
+
+    def _restyled(self, transfer: Transfer, said: dict[str, Any], latents: Tensor) -> list[Picture]:
+        """The picture of latents (the first row), with the record of how it was made."""
+        settings, canvas = transfer.settings, transfer.canvas
+        image = canvas.whole
+        if settings.dial:
+            image = canvas.pasted(transfer.recolored(self.decode(transfer.matched(latents[:1]))[0]))
+        record = {
+            **said,
+            "style_strength": settings.dial,
+            "style_gamma": settings.own_gamma,
+            "style_temperature": settings.own_temperature,
+            "style_layers": tuple(transfer.layers),
+            "style_color": settings.colors,
+            "style_match": settings.match,
+            "faithful": settings.faithful,
+            "steps": settings.steps,
+            "guidance": transfer.guidance,
+            "solver": "ddim",
+            "width": image.width,
+            "height": image.height,
+            "model": self.name,
+        }
+        return [Picture(image, 0, record)]
+
+    @property
+    def style_layers(self) -> dict[int, str]:
+        """The layers that `stylize` can inject a style into, by number and name."""
+        return decoder_layers(self.unet.config)

@@ -57,6 +57,16 @@ OTHERS = {
     "hires_upscaler": ["latent", "4x-UltraSharp"],
     "model": ["owner/name", "owner/name@v1", "a, b: c", '"quoted"', "[x]", " spaces ", "C:\\models\\sd, 1"],
     "model_hash": ["6ce0161689"],
+    "content": ["photo.jpg", "a, b: c.png"],
+    "styles": [("wave.png",), ('a, "b".png', "", "ü.jpg")],
+    "style_weights": [(1.0,), (0.25, 0.75)],
+    "style_strength": [0.0, 0.5],
+    "style_gamma": [0.75],
+    "style_temperature": [1.5],
+    "style_layers": [(1,), (6, 7, 8)],
+    "style_color": [0.0, 0.3],
+    "style_match": [0.5],
+    "faithful": [True],
 }
 BESIDE = {
     **{name: {"strength": 0.75} for name in ("resize", "mask_blur", "fill", "only_masked", "invert")},

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from eyesel import __version__
-from eyesel.cli import attend, classify, embed, generate, inpaint, models, show
+from eyesel.cli import attend, classify, embed, generate, inpaint, models, show, stylize
 from eyesel.errors import EyeselError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(embed.embed)
 app.command()(attend.attend)
 app.command()(generate.generate)
 app.command()(inpaint.inpaint)
+app.command()(stylize.stylize)
 app.command()(show.show)
 app.add_typer(models.app, name="models")
 

@@ -1,5 +1,6 @@
 """The settings of a picture, and the table of the entries under which AUTOMATIC1111 keeps them."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 from eyesel.diffusion.aliases import named_schedule, named_solver
 from eyesel.errors import SettingError
-from eyesel.fields import check_fields
+from eyesel.fields import Count, check_fields
 from eyesel.settings import Settings
 
 _OTHERS: dict[str, Any] = {
@@ -18,6 +19,16 @@ _OTHERS: dict[str, Any] = {
     "width": int,
     "height": int,
     "loras": Annotated[tuple[Annotated[tuple[str | float, ...], range(3, 4)], ...], range(1001)],
+    "content": str,
+    "styles": Annotated[tuple[str, ...], range(1001)],
+    "style_weights": Annotated[tuple[float, ...], range(1001)],
+    "style_strength": float,
+    "style_gamma": float,
+    "style_temperature": float,
+    "style_layers": Annotated[tuple[Count, ...], range(1001)],
+    "style_color": float,
+    "style_match": float,
+    "faithful": bool,
     "adapter": str,
     "adapter_images": Annotated[tuple[str, ...], range(1, 1001)],
     "adapter_scale": str,
@@ -69,6 +80,17 @@ def numbers(separator: str, count: int, read: Callable[[str], Any]) -> Callable[
         return tuple(read(part.strip()) for part in parts)
 
     return reader
+
+
+def several(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    return lambda text: tuple(read(part.strip()) for part in text.split(","))
+
+
+def texts(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError("a list of texts")
+    return tuple(found)
 
 
 def layers(text: str) -> int | None:
@@ -211,6 +233,16 @@ ROWS = (
         "Guidance interval", "guidance_interval", numbers(INTERVAL, 2, number), lambda ends: "-".join(map(exact, ends))
     ),
     Row("Expand", "expand", numbers(",", 4, whole), lambda sides: ", ".join(map(str, sides))),
+    Row("Style content", "content"),
+    Row("Styles", "styles", texts, lambda names: json.dumps(names, ensure_ascii=False)),
+    Row("Style weights", "style_weights", several(number), lambda weights: ", ".join(map(exact, weights))),
+    Row("Style strength", "style_strength", number, exact),
+    Row("Style gamma", "style_gamma", number, exact),
+    Row("Style temperature", "style_temperature", number, exact),
+    Row("Style layers", "style_layers", several(whole), lambda numbers: ", ".join(map(str, numbers))),
+    Row("Style color", "style_color", number, exact, default=1),
+    Row("Style match", "style_match", number, exact, default=0),
+    Row("Faithful", "faithful", YES.read, YES.write, default=False),
     Row("Version", "version"),
 )
 READ_ALSO = {"Eta DDIM": "Eta", "Scheduler": "Schedule type"}

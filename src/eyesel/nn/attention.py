@@ -1,8 +1,9 @@
 """The one place where attention happens.
 
 Every attention module of both halves ends in `attention(q, k, v, mask, tap, site)`. Without a tap it is torch's fused
-kernel. A tap can look at the probabilities or replace tokens, queries, keys and values, at the sites that it asks for
-and in that one call: it is an argument, so there is nothing to un-register and nothing that two requests could share.
+kernel. A tap can look at the probabilities, replace tokens, queries, keys and values, or attend in its own way, at the
+sites that it asks for and in that one call: it is an argument, so there is nothing to un-register and nothing that two
+requests could share.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Site:
 
 
 class Tap(Protocol):
-    """Anything with `tokens`, `qkv` or `probs`; the softmax is explicit only for `probs`, at sites that it `wants`."""
+    """Anything with `tokens`, `qkv`, `probs` or `attend`, at sites that it `wants`; only `probs` needs the softmax."""
 
     def wants(self, site: Site) -> bool: ...
 
@@ -55,6 +56,13 @@ class QkvTap(Tap, Protocol):
         ...
 
 
+@runtime_checkable
+class AttendTap(Tap, Protocol):
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What comes out, (B, h, N, d), of queries (B, h, N, d), keys and values (B, h, M, d) without a mask."""
+        ...
+
+
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, tap: Tap | None = None, site: Site | None = None
 ) -> Tensor:
@@ -64,6 +72,8 @@ def attention(
     (B, h, N, d).
     """
     if tap is not None and site is not None and tap.wants(site):
+        if isinstance(tap, AttendTap):
+            return tap.attend(site, q, k, v)
         if isinstance(tap, QkvTap):
             q, k, v = tap.qkv(site, q, k, v)
         if isinstance(tap, ProbsTap):

@@ -38,7 +38,7 @@ class Moments:
 
     def add(self, band: Tensor) -> None:
         if band.device.type == "cpu":  # where var_mean takes thirty times as long
-            mean, variance = torch.batch_norm_update_stats(band, *self._unused, 1.0)
+            mean, variance = torch.batch_norm_update_stats(band, *self._unused, 1.0)  # type: ignore[call-arg]
         else:
             variance, mean = torch.var_mean(band.float(), (0, 2, 3), correction=0)
         self._rows[self._bands] = band.shape[2]

@@ -1,0 +1,67 @@
+"""Sheets to look at: contents by styles, a row of strengths, and a slider between two pictures."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+GAP = 6  # pixels between the pictures of a sheet
+MOST_SIDE = 16_000  # pixels of a sheet: larger ones are made smaller
+
+
+def sheet(rows: Sequence[Sequence[Image.Image | None]]) -> Image.Image:
+    """Pictures in rows and columns on white, each in the middle of its cell; None leaves a cell empty."""
+    pictures = [picture for row in rows for picture in row if picture is not None]
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
+    most = max(len(row) for row in rows)
+    page = Image.new("RGB", (most * (width + GAP) + GAP, len(rows) * (height + GAP) + GAP), "white")
+    for j, row in enumerate(rows):
+        for i, picture in enumerate(row):
+            if picture is not None:
+                left, top = (width - picture.width) // 2, (height - picture.height) // 2
+                page.paste(picture, (GAP + i * (width + GAP) + left, GAP + j * (height + GAP) + top))
+    page.thumbnail((MOST_SIDE, MOST_SIDE))
+    return page
+
+
+SLIDER = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>before and after</title>
+<style>
+  body {{ margin: 0; min-height: 100vh; display: grid; place-content: center; background: #222 }}
+  figure {{ position: relative; margin: 0; width: min(96vw, {width}px) }}
+  img {{ display: block; width: 100%; image-rendering: {rendering} }}
+  img + img {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at, 50%)) }}
+  hr {{ position: absolute; inset: 0 auto 0 var(--at, 50%); width: 2px; margin: 0 -1px; border: 0; background: #fff }}
+  input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }}
+  input:focus-visible ~ hr {{ outline: 2px solid #6bf }}
+</style>
+<figure>
+  <img alt="before" src="data:image/png;base64,{before}">
+  <img alt="after" src="data:image/png;base64,{after}">
+  <input type="range" min="0" max="100" step="0.1" value="50" aria-label="how much of the picture before is seen"
+    oninput="this.parentNode.style.setProperty('--at', this.value + '%')">
+  <hr>
+</figure>
+</html>
+"""
+
+
+def slider(before: Image.Image, after: Image.Image) -> str:
+    """A page of HTML that needs nothing else: the second picture lies over the first, as far as one pulls it."""
+    small = before.width < 512
+    return SLIDER.format(
+        width=before.width * -(-512 // before.width) if small else before.width,
+        rendering="pixelated" if small else "auto",
+        before=_png(before),
+        after=_png(after),
+    )
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
