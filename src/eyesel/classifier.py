@@ -1,5 +1,6 @@
 """The eye: a Vision Transformer with the labels and the preprocessing that travel with its weights."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ class ImageClassifier:
         )
         if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
             warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
+
+    def fingerprint(self) -> str:
+        """Sixteen digits that tell this model, its preprocessing and labels from others, by a part of its weights."""
+        known = (self.model.config, self.transform, self.labels, self.problem_type, self.dtype)
+        digest = hashlib.sha256(repr(known).encode())
+        for name, tensor in self.model.state_dict().items():
+            part = tensor.flatten()[:: max(tensor.numel() // 1024, 1)]
+            digest.update(name.encode() + part.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def default_function(self) -> Function:

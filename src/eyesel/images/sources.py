@@ -37,9 +37,12 @@ class Archive:
 
     path: Path | None
 
+    @property
+    def name(self) -> str:
+        return "standard input" if self.path is None else str(self.path)
+
     def __iter__(self) -> Iterator[Source]:
         """The pictures in it, in their order, as ARCHIVE/MEMBER; if it breaks off, the last one says so."""
-        name = "standard input" if self.path is None else str(self.path)
         try:
             with self._opened() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
                 while (member := archive.next()) is not None:
@@ -49,7 +52,8 @@ class Archive:
                         yield self._source(archive, member)
         except (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError) as error:
             reason = getattr(error, "strerror", None) or error
-            yield Source(name, ImageError(f"{name} is no tar archive, or is cut short ({reason}): download it again."))
+            sentence = f"{self.name} is no tar archive, or is cut short ({reason}): download it again."
+            yield Source(self.name, ImageError(sentence))
 
     def _opened(self) -> IO[bytes]:
         return os.fdopen(os.dup(sys.stdin.fileno()), "rb") if self.path is None else self.path.open("rb")

@@ -63,7 +63,7 @@ class ImageTransform:
 
     @property
     def longest_input(self) -> int | None:
-        """Pixels of the longest side that pictures are resized to, the shorter one if `size` is that; None: not at all."""
+        """Pixels of the longer side that pictures are resized to, or of the shorter one if `size` is that."""
         return max(self.size) if isinstance(self.size, tuple) else self.size
 
     def with_size(self, height: int, width: int) -> "ImageTransform":
