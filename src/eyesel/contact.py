@@ -15,7 +15,7 @@ from eyesel.images import WRITABLE, check_writable, save_image
 
 Order = Literal["name", "worst", "best"]
 
-SIDE, COLUMNS, ROWS = 200, 6, 5  # pixels of a picture's longer side; pictures on a page
+SIDE, COLUMNS, ROWS = 192, 6, 5  # pixels of a picture's longer side; pictures on a page
 _MARGIN, _LETTERS, _SMALL = 16, 17, 13
 _PAPER, _TRAY, _INK, _FAINT, _WRONG, _BAR = "white", "#eeeeee", "black", "#666666", "#c62828", "#3f7fbf"
 
@@ -111,14 +111,14 @@ class ContactSheet:
         large, small = ImageFont.load_default(_LETTERS), ImageFont.load_default(_SMALL)
         score = f"{entry.score:.1%}" if self._percent else f"{entry.score:.4g}"
         if self._percent:
-            draw.rectangle((x, y + 4, x + SIDE - 1, y + 7), _TRAY)
-            draw.rectangle((x, y + 4, x + round(entry.score * (SIDE - 1)), y + 7), _WRONG if entry.wrong else _BAR)
+            draw.rectangle((x, y + 6, x + SIDE - 1, y + 9), _TRAY)
+            draw.rectangle((x, y + 6, x + round(entry.score * (SIDE - 1)), y + 9), _WRONG if entry.wrong else _BAR)
         room = SIDE - large.getlength(score) - 8
-        draw.text((x, y + 11), _shortened(entry.label, large, room), _WRONG if entry.wrong else _INK, large)
-        draw.text((x + SIDE - large.getlength(score), y + 11), score, _INK, large)
+        draw.text((x, y + 13), _shortened(entry.label, large, room), _WRONG if entry.wrong else _INK, large)
+        draw.text((x + SIDE - large.getlength(score), y + 13), score, _INK, large)
         path = PurePath(entry.name)
         place = f"{path.parent.name}/{path.name}" if entry.expected else path.name
-        draw.text((x, y + 13 + 5 * _LETTERS // 4), _shortened(place, small, SIDE), _FAINT, small)
+        draw.text((x, y + 15 + 5 * _LETTERS // 4), _shortened(place, small, SIDE), _FAINT, small)
 
     def _pictures(self, entries: Sequence[_Entry]) -> Iterator[Image.Image]:
         for entry in entries:
