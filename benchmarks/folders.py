@@ -1,4 +1,4 @@
-"""Pictures a second of a whole folder, from JPEG files to labels, beside the network alone; memory for ten times as many.
+"""Pictures a second of a whole folder, from JPEG files to labels, beside the network alone; memory for ten times more.
 
 The rate is that of a ViT-B/16 of random weights over JPEGs of 640 x 480 pixels. Memory is the peak of a process that
 classifies small pictures with the bundled model, above what was resident when the model had been loaded.
@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.loading import resident
 from benchmarks.measure import Row, main, median, paired, paired_processes
 from benchmarks.vit import folder as vit_folder
-from eyesel import ImageClassifier
+from eyesel import ImageClassifier, open_image
 
 PICTURES, SIZE, BATCH = 300, (640, 480), 8
 FEW, MANY = 2_000, 20_000
@@ -63,12 +63,12 @@ def run(scratch: Path, repeats: int) -> list[Row]:
             for _ in range(PICTURES // BATCH):
                 eye.model(pixels).cpu()
 
-    def classified(draft: bool = False) -> None:
-        assert sum(1 for _ in eye.classify_many(path, batch_size=BATCH, draft=draft)) == PICTURES
+    def classified() -> None:
+        assert sum(1 for _ in eye.classify_many(path, batch_size=BATCH)) == PICTURES
 
     def decoded() -> None:
         for file in path.iterdir():
-            eye.transform([Image.open(file)])
+            eye.transform([open_image(file)])
 
     took = paired(
         {"the network alone": network, "the folder": classified, "decoding alone, one thread": decoded}, repeats
