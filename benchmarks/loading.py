@@ -20,7 +20,7 @@ WEIGHTS, PICKLE = "diffusion_pytorch_model.safetensors", "unet.bin"
 SMALL = {**SD15, "block_out_channels": (32, 32, 32, 32)}
 
 
-def _resident(key: str) -> int:
+def resident(key: str) -> int:
     """Bytes resident now (VmRSS) or at most since the last reset (VmHWM), Linux only."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key):
@@ -38,13 +38,13 @@ def load(contender: str, path: Path, precision: str) -> Any:
 
 def child(contender: str, small: Path, path: Path, precision: str) -> None:
     load(contender, small, precision)  # what is imported late is imported before the clock starts
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     kept: list[Any] = []
     took = seconds(lambda: kept.append(load(contender, path, precision)))
     tensors = kept[0].parameters() if isinstance(kept[0], torch.nn.Module) else kept[0].values()
     read = seconds(lambda: [tensor.sum() for tensor in tensors])
-    print(json.dumps({"load": took, "read": took + read, "peak": _resident("VmHWM") - before}))
+    print(json.dumps({"load": took, "read": took + read, "peak": resident("VmHWM") - before}))
 
 
 def run(scratch: Path, repeats: int) -> list[Row]:

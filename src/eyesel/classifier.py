@@ -1,7 +1,8 @@
 """The eye: a Vision Transformer with the labels and the preprocessing that travel with its weights."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,9 +18,10 @@ from eyesel.attention import Attention
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.explain import Each, MethodName, Question, explain
 from eyesel.fields import readable
-from eyesel.images import ImageTransform, open_image
+from eyesel.images import ImageTransform, Names, Source, open_image
 from eyesel.images.assumed import assumed
 from eyesel.models.vit import Pool, ViT, at_size
+from eyesel.stream import Answer, stream
 from eyesel.taps.rollout import Fusion
 from eyesel.weights.files import read_json
 from eyesel.weights.hub import resolve
@@ -122,6 +124,15 @@ class ImageClassifier:
         if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
             warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
 
+    def fingerprint(self) -> str:
+        """Sixteen digits that tell this model, its preprocessing and labels from others, by a part of its weights."""
+        known = (self.model.config, self.transform, self.labels, self.problem_type, self.dtype)
+        digest = hashlib.sha256(repr(known).encode())
+        for name, tensor in self.model.state_dict().items():
+            part = tensor.flatten()[:: max(tensor.numel() // 1024, 1)]
+            digest.update(name.encode() + part.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def default_function(self) -> Function:
         """What makes scores of logits, chosen as in transformers: a single class cannot share its score with others."""
@@ -147,18 +158,31 @@ class ImageClassifier:
         itself, or `none`. The default follows from the checkpoint's problem_type, as in transformers: softmax for one
         label a picture, sigmoid for several or for a single class, none for a regression.
         """
-        if top_k < 1:
-            raise SettingError(f"top_k is {top_k}; it must be at least 1.")
-        function = function_to_apply or self.default_function
-        if function not in _FUNCTIONS:
-            raise SettingError(f"function_to_apply is {function!r}; it is one of {', '.join(_FUNCTIONS)}.")
-        results = []
-        for pixels in self._batches(images, batch_size):
-            scores = self._scores(pixels, function)
-            best = scores.topk(min(top_k, scores.shape[1]))
-            for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                results.append([Prediction(self.labels[i], s) for i, s in zip(indices, values, strict=True)])
+        predict = self._predictor(top_k, function_to_apply)
+        results = [found for pixels in self._batches(images, batch_size) for found in predict(pixels)]
         return results if isinstance(images, list) else results[0]
+
+    def classify_many(
+        self,
+        images: Names | Iterable[Source],
+        top_k: int = 5,
+        batch_size: int = 8,
+        function_to_apply: Function | None = None,
+        *,
+        workers: int | None = None,
+        draft: bool = False,
+        thumbnail: int | None = None,
+    ) -> Iterator[Answer[list[Prediction]]]:
+        """`classify`, one picture after the other, of as many as there are: in constant memory, decoded ahead.
+
+        `images` are files, folders, globs, tar archives (`-` is one over standard input) and lists of files (`@FILE`),
+        or sources of your own. A picture that cannot be read is an answer with an `error`, and does not stop the rest.
+        `workers` threads decode (default: one a core, at most 8). `draft` decodes large JPEGs at 1/2, 1/4 or 1/8 of
+        their size, no less than twice what the network reads; with `thumbnail`, answers hold a small picture, whose
+        longer side has that many pixels. What is wrong with the settings is raised at once.
+        """
+        predict = self._predictor(top_k, function_to_apply)
+        return self._stream(images, predict, batch_size, workers, draft, thumbnail)
 
     def logits(self, images: Any, batch_size: int = 8) -> Tensor:
         """Raw scores of a list of pictures, (B, classes) float32; of one picture, (classes,)."""
@@ -186,20 +210,25 @@ class ImageClassifier:
         Layers come as they are computed, but for -1, which is the last one behind the final norm, as the head sees it;
         `final_norm` True or False puts all of them behind the norm, or none. `normalize` gives vectors of length 1.
         """
-        if pool not in ("cls", "mean", "none", "grid"):
-            raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none, grid.")
-        layers = [self._layer(i, final_norm) for i in ([layer] if isinstance(layer, int) else layer)]
-        if not layers:
-            raise SettingError("There are no layers in the list; give at least one.")
-        parts = []
-        for pixels in self._batches(images, batch_size):
-            with torch.inference_mode():
-                vectors = self.model.vectors(pixels, layers, pool)  # (B, L, ...)
-                vectors = F.normalize(vectors, dim=-1) if normalize else vectors
-            parts.append(vectors.cpu().numpy())
-        stacked = np.concatenate(parts)
-        stacked = stacked[:, 0] if isinstance(layer, int) else stacked
+        embedder = self._embedder(pool, layer, final_norm, normalize)
+        stacked = np.concatenate([embedder(pixels) for pixels in self._batches(images, batch_size)])
         return stacked if isinstance(images, list) else stacked[0]
+
+    def embed_many(
+        self,
+        images: Names | Iterable[Source],
+        pool: Pool = "cls",
+        layer: int | Sequence[int] = -1,
+        batch_size: int = 8,
+        *,
+        final_norm: bool | None = None,
+        normalize: bool = False,
+        workers: int | None = None,
+        draft: bool = False,
+    ) -> Iterator[Answer[np.ndarray]]:
+        """`embed`, one picture after the other, of as many as there are; the rest is as in `classify_many`."""
+        embedder = self._embedder(pool, layer, final_norm, normalize)
+        return self._stream(images, embedder, batch_size, workers, draft)
 
     @overload
     def attention(
@@ -309,6 +338,62 @@ class ImageClassifier:
         if not -depth - 1 <= layer <= depth:
             raise SettingError(f"layer is {layer}; this model has layers 0 to {depth}, or -{depth + 1} to -1.")
         return layer % (depth + 1), layer == -1 if final_norm is None else final_norm
+
+    def _predictor(self, top_k: int, function_to_apply: Function | None) -> Callable[[Tensor], list[list[Prediction]]]:
+        """What makes predictions of pixels (B, 3, H, W)."""
+        if top_k < 1:
+            raise SettingError(f"top_k is {top_k}; it must be at least 1.")
+        function = function_to_apply or self.default_function
+        if function not in _FUNCTIONS:
+            raise SettingError(f"function_to_apply is {function!r}; it is one of {', '.join(_FUNCTIONS)}.")
+
+        def predict(pixels: Tensor) -> list[list[Prediction]]:
+            scores = self._scores(pixels, function)
+            best = scores.topk(min(top_k, scores.shape[1]))
+            return [
+                [Prediction(self.labels[i], score) for i, score in zip(indices, values, strict=True)]
+                for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+
+        return predict
+
+    def _embedder(
+        self, pool: Pool, layer: int | Sequence[int], final_norm: bool | None, normalize: bool
+    ) -> Callable[[Tensor], np.ndarray]:
+        """What makes embeddings (B, ...) of pixels (B, 3, H, W)."""
+        if pool not in ("cls", "mean", "none", "grid"):
+            raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none, grid.")
+        layers = [self._layer(i, final_norm) for i in ([layer] if isinstance(layer, int) else layer)]
+        if not layers:
+            raise SettingError("There are no layers in the list; give at least one.")
+
+        def embedder(pixels: Tensor) -> np.ndarray:
+            with torch.inference_mode():
+                vectors = self.model.vectors(pixels, layers, pool)  # (B, L, ...)
+                vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            stacked = vectors.cpu().numpy()
+            return stacked[:, 0] if isinstance(layer, int) else stacked
+
+        return embedder
+
+    def _stream(
+        self,
+        images: Names | Iterable[Source],
+        network: Callable[[Tensor], Iterable[T]],
+        batch_size: int,
+        workers: int | None,
+        draft: bool,
+        thumbnail: int | None = None,
+    ) -> Iterator[Answer[T]]:
+        return stream(
+            images,
+            self.transform,
+            lambda pixels: network(pixels.to(self.device, self.dtype)),
+            batch_size,
+            workers,
+            draft,
+            thumbnail,
+        )
 
     def _scores(self, pixels: Tensor, function: str) -> Tensor:
         with torch.inference_mode():

@@ -1,15 +1,16 @@
 """Files of embeddings: one vector (or matrix) a picture, beside the name of its file."""
 
-import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from eyesel.errors import OutputError
 from eyesel.images import check_writable, written_whole
+from eyesel.parquet import ROW_GROUP, check_parquet, text, write_parquet
 from eyesel.weights.save import save_tensors
 from eyesel.weights.views import HeldTensor
 
@@ -19,8 +20,7 @@ def check_target(path: str | Path, force: bool = False) -> Path:
     path = check_writable(path, _WRITERS)
     if path.exists() and not force:
         raise OutputError(f"{path} exists already: choose another name, or allow it to be replaced (--force).")
-    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise OutputError("Parquet files need the package pyarrow: pip install pyarrow, or write .npz or .safetensors.")
+    check_parquet(path, ".npz or .safetensors")
     return path
 
 
@@ -47,12 +47,17 @@ def _write_safetensors(path: Path, files: Sequence[str], embeddings: np.ndarray)
 
 def _write_parquet(path: Path, files: Sequence[str], embeddings: np.ndarray) -> None:
     import pyarrow
-    import pyarrow.parquet
 
-    column = pyarrow.array(embeddings.reshape(-1))
-    for length in reversed(embeddings.shape[1:]):
-        column = pyarrow.FixedSizeListArray.from_arrays(column, length)
-    pyarrow.parquet.write_table(pyarrow.table({"file": list(files), "embedding": column}), path)
+    def tables() -> Iterator[Any]:
+        for start in range(0, max(len(files), 1), ROW_GROUP):
+            rows = slice(start, start + ROW_GROUP)
+            column = pyarrow.array(embeddings[rows].reshape(-1))
+            for length in reversed(embeddings.shape[1:]):
+                column = pyarrow.FixedSizeListArray.from_arrays(column, length)
+            names = pyarrow.array([text(file) for file in files[rows]], pyarrow.string())
+            yield pyarrow.table({"file": names, "embedding": column})
+
+    write_parquet(path, tables())
 
 
 _WRITERS: dict[str, Callable[[Path, Sequence[str], np.ndarray], None]] = {

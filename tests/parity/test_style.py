@@ -111,7 +111,9 @@ def test_every_family_comes_back_to_its_content(family, tmp_path):
     *_, near = easel.styling(content, style, strength=1e-6, steps=20, looks=25)
     clean = easel.encode([content.crop((0, 0, 56, 40))])
     error = (near.latents - clean).square().mean()
-    assert 10 * torch.log10((clean.max() - clean.min()) ** 2 / error) > 25  # dB; a network of noise is rougher than a trained one
+    assert (
+        10 * torch.log10((clean.max() - clean.min()) ** 2 / error) > 25
+    )  # dB; a network of noise is rougher than a trained one
     *_, styled = easel.styling(content, style, steps=4)
     assert styled.latents.isfinite().all()
     assert (styled.latents - clean).abs().max() > 1e-2

@@ -3,24 +3,28 @@ from typing import Annotated, Literal
 
 import typer
 
+from eyesel.cli.many import Count, counted, finished, readable
 from eyesel.cli.options import (
     BatchSize,
     Device,
+    Draft,
     Force,
+    Images,
     ImageSize,
     Json,
     Model,
     Offline,
     Precision,
+    Resume,
+    Strict,
+    Workers,
     batches,
-    print_json,
-    progress,
     read_image_size,
 )
 
 
 def embed(
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.", metavar="IMAGE...")],
+    images: Images,
     output: Annotated[
         Path,
         typer.Option(
@@ -49,9 +53,13 @@ def embed(
     ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Vectors of length 1.")] = False,
     image_size: ImageSize = None,
+    resume: Resume = False,
     force: Force = False,
+    strict: Strict = False,
     json: Json = False,
     batch_size: BatchSize = 8,
+    workers: Workers = None,
+    draft: Draft = False,
     device: Device = "auto",
     precision: Precision = "auto",
     offline: Offline = False,
@@ -60,27 +68,52 @@ def embed(
 
     Example: eyesel embed photos/ -o photos.npz --pool mean
     """
-    from eyesel.embeddings import check_target, write_embeddings
-    from eyesel.images import find_images
-
-    check_target(output, force)
-    files, size = find_images(images), read_image_size(image_size)
-
-    import numpy as np
+    from PIL import Image
 
     from eyesel.classifier import ImageClassifier
+    from eyesel.embeddings import check_target, write_embeddings
+    from eyesel.images import each_source, find_sources
+    from eyesel.journal import Journal
 
+    if finished(output := check_target(output, force=True), resume, force):
+        return
+    found, size = find_sources(images), read_image_size(image_size)
     classifier = ImageClassifier.load(model, image_size=size, device=device, precision=precision, offline=offline)
     layers = -1 if layer is None else layer[0] if len(layer) == 1 else layer
-    parts = []
-    with progress("embedding", len(files)) as advance:
-        for batch in batches(files, batch_size):
-            parts.append(classifier.embed(batch, pool, layers, batch_size, final_norm=final_norm, normalize=normalize))
-            for _ in batch:
-                advance()
-    embeddings = np.concatenate(parts)
-    write_embeddings(output, [str(file) for file in files], embeddings, force)
-    if json:
-        print_json({"output": str(output), "files": len(files), "shape": list(embeddings.shape)})
-    else:
-        typer.echo(f"{output}: {' x '.join(map(str, embeddings.shape))} float32")
+    blank = Image.new("RGB", classifier.model.config.image_size[::-1])
+    shape = classifier.embed(blank, pool, layers, final_norm=final_norm, normalize=normalize).shape
+    settings = {
+        "command": "embed",
+        "images": images,
+        "model": model,
+        "fingerprint": classifier.fingerprint(),
+        "pool": pool,
+        "layer": layers,
+        "final_norm": final_norm,
+        "normalize": normalize,
+        "draft": draft,
+    }
+    with Journal(output, settings, resume, shape) as journal:
+        answers = classifier.embed_many(
+            journal.remaining(each_source(found)),
+            pool,
+            layers,
+            batch_size,
+            final_norm=final_norm,
+            normalize=normalize,
+            workers=workers,
+            draft=draft,
+        )
+        count = Count(journal.rows())
+        with counted("embedding", found, journal) as advance:
+            for batch in batches(readable(answers, images, found), batch_size):
+                rows = [{"file": a.name} if a.error is None else {"file": a.name, "error": a.error} for a in batch]
+                journal.append(rows, [answer.value for answer in batch if answer.value is not None])
+                for row in rows:
+                    count.add(row)
+                    advance()
+        embeddings = journal.vectors()
+        write_embeddings(output, [row["file"] for row in journal.rows() if "error" not in row], embeddings, force=True)
+        count.say(output, journal.rows(), json, shape=list(embeddings.shape))
+        journal.remove()
+    count.report(strict)

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -12,6 +13,13 @@ from eyesel.errors import SettingError
 
 T = TypeVar("T")
 
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Pictures, folders, globs, tar archives (- for one over standard input), or @FILE, a list of them.",
+        metavar="IMAGE...",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -45,6 +53,19 @@ ImageSize = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures that go through the network together.")]
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit code 1 if a picture could not be read.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads that decode ahead; default one a core, at most 8.", show_default=False)
+]
+Draft = Annotated[
+    bool,
+    typer.Option(
+        "--draft",
+        help="Decode large JPEGs at 1/2, 1/4 or 1/8, twice what the network reads at least: faster, not equal.",
+    ),
+]
+
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
@@ -60,16 +81,17 @@ def read_image_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[-1]), int(sides[0])
 
 
-def batches(files: list[T], size: int) -> Iterator[list[T]]:
+def batches(files: Iterable[T], size: int) -> Iterator[list[T]]:
     """The files, or what is known of them, `size` at a time."""
     if size < 1:
         raise SettingError(f"--batch-size is {size}; it must be at least 1.")
-    for start in range(0, len(files), size):
-        yield files[start : start + size]
+    iterator = iter(files)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, if a person is looking; call what this yields once a piece of work, or with a share."""
     if not sys.stderr.isatty():
         yield lambda share=1.0: None

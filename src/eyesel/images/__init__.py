@@ -4,11 +4,13 @@ Everything that reads or writes a picture goes through here, so that training, e
 see the same pixels.
 """
 
+from eyesel.images.ahead import ahead
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
 from eyesel.images.files import WRITABLE, check_room, check_writable, read_metadata, save_image, written_whole
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.fit import RESIZES, fitted, window
 from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
+from eyesel.images.sources import Archive, Names, Source, each_source, find_sources
 from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
 
@@ -18,14 +20,20 @@ __all__ = [
     "READABLE",
     "RESIZES",
     "WRITABLE",
+    "Archive",
     "ImageTransform",
+    "Names",
+    "Source",
+    "ahead",
     "alpha_mask",
     "around",
     "blurred",
     "check_room",
     "check_writable",
+    "each_source",
     "filled",
     "find_images",
+    "find_sources",
     "fitted",
     "from_pil",
     "inverted",

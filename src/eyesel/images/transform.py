@@ -61,6 +61,11 @@ class ImageTransform:
         """(height, width) of what comes out, or None where it follows the picture."""
         return self.crop or (self.size if isinstance(self.size, tuple) else None)
 
+    @property
+    def longest_input(self) -> int | None:
+        """Pixels of the longer side that pictures are resized to, or of the shorter one if `size` is that."""
+        return max(self.size) if isinstance(self.size, tuple) else self.size
+
     def with_size(self, height: int, width: int) -> "ImageTransform":
         """The same transform for another output size; a crop keeps its share of the picture."""
         if self.crop is None:

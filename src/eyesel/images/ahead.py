@@ -1,0 +1,28 @@
+"""Work done ahead of its reader, in threads: Pillow lets go of the interpreter while it decodes and resizes."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R], workers: int, most: int) -> Iterator[R]:
+    """`work(item)` of each, in their order, by `workers` threads that are at most `most` items ahead.
+
+    `items` are taken by the reader's thread, which gets what `work` raises, too.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers, "eyesel-ahead") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > most:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
