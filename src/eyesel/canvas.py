@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from eyesel.errors import ImageError, SettingError
@@ -11,6 +12,7 @@ from eyesel.images.masks import Box
 from eyesel.settings import Settings
 
 SIZE_STEP = 8  # pixels: what is painted is a multiple of it wide and high
+MAX_SIDE = 8192  # pixels
 ALPHA = "alpha"  # in place of a mask: the transparency of the picture
 
 
@@ -27,7 +29,7 @@ class Canvas:
     @property
     def view_shape(self) -> Image.Image | None:
         """What of `view` is repainted."""
-        return None if self.shape is None else fitted(self.shape.crop(self.box), self.view.size)
+        return None if self.shape is None else _fitted_shape(self.shape.crop(self.box), self.view.size)
 
     def pasted(self, painted: Image.Image) -> Image.Image:
         """The picture with what was painted over `view`; where the mask is black it is as it was, bit for bit."""
@@ -45,31 +47,48 @@ def prepare(image: Any, mask: Any, settings: Settings, native: tuple[int, int]) 
     `SettingError`.
     """
     picture = open_image(image)
+    _check_sides(picture.size, settings)
     shape = _mask(image, mask, picture.size)
+    if shape is not None and settings.invert:
+        shape = inverted(shape)
     if settings.expand is not None:
         picture, shape = _expanded(picture, shape, settings.expand)
     if shape is None:
         return _whole(picture if settings.size is None else fitted(picture, settings.size, settings.resize))
-    if settings.invert:
-        shape = inverted(shape)
     if shape.getbbox() is None:
-        raise ImageError("the mask is all black: paint white what is to be repainted.")
+        raise ImageError("the mask is all black, or dark grey: paint white what is to be repainted.")
     if settings.only_masked:
         return _part(picture, shape, settings, native)
     if settings.size is not None:
-        picture, shape = (fitted(each, settings.size, settings.resize) for each in (picture, shape))
+        picture = fitted(picture, settings.size, settings.resize)
+        shape = _fitted_shape(shape, settings.size, settings.resize)
     return _whole(picture, shape, settings.mask_blur)
+
+
+def _check_sides(size: tuple[int, int], settings: Settings) -> None:
+    """Before anything grows."""
+    left, top, right, bottom = settings.expand or (0, 0, 0, 0)
+    grown = size[0] + left + right, size[1] + top + bottom
+    for what, sides in (("The picture and what expand adds are", grown), ("size is", settings.size or size)):
+        if not all(1 <= side <= MAX_SIDE for side in sides) and (sides is not size or not settings.only_masked):
+            raise SettingError(f"{what} {sides[0]}x{sides[1]} pixels; each side must lie between 1 and {MAX_SIDE}.")
+
+
+def _fitted_shape(shape: Image.Image, size: tuple[int, int], resize: str = "stretch") -> Image.Image:
+    """What is repainted, in another size: every pixel that has a white one under it, so that no thin line is lost."""
+    covered = fitted(shape.convert("F"), size, resize, Image.Resampling.BOX)
+    return Image.fromarray(np.where(np.asarray(covered) > 0, 255, 0).astype(np.uint8))
 
 
 def _mask(image: Any, mask: Any, size: tuple[int, int]) -> Image.Image | None:
     if mask is None:
         return None
     if isinstance(mask, str) and mask == ALPHA:
-        shape = alpha_mask(image)
+        shape = alpha_mask(image).point(lambda value: 255 if value >= 128 else 0)
         if shape.getbbox() is None:
             raise ImageError("the picture has no transparent part to repaint: give a mask of its own.")
         return shape
-    shape = open_mask(mask)
+    shape = open_mask(mask).point(lambda value: 255 if value >= 128 else 0)
     if shape.size != size:
         raise ImageError(
             f"the mask is {shape.width}x{shape.height} pixels and the picture {size[0]}x{size[1]}: make them equal."
@@ -96,11 +115,18 @@ def _expanded(
 def _whole(picture: Image.Image, shape: Image.Image | None = None, blur: int = 0) -> Canvas:
     width, height = (-(-side // SIZE_STEP) * SIZE_STEP for side in picture.size)
     box = (0, 0, width, height)
-    return Canvas(picture, box, window(picture, box), shape, shape and blurred(shape, blur))
+    return Canvas(picture, box, window(picture, box), shape, shape and _softened(shape, blur))
+
+
+def _softened(shape: Image.Image, blur: int) -> Image.Image:
+    mask = blurred(shape, blur)
+    if np.asarray(mask).max() < 64:
+        raise SettingError(f"mask_blur is {blur}, which leaves next to nothing of so small a mask: take less, or 0.")
+    return mask
 
 
 def _part(picture: Image.Image, shape: Image.Image, settings: Settings, native: tuple[int, int]) -> Canvas:
     width, height = settings.size or native
-    mask = blurred(shape, settings.mask_blur)
+    mask = _softened(shape, settings.mask_blur)
     box = around(mask, settings.padding, width / height)
     return Canvas(picture, box, fitted(picture.crop(box), (width, height)), shape, mask)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyesel.canvas import SIZE_STEP
+from eyesel.canvas import MAX_SIDE, SIZE_STEP
 from eyesel.conditioning import PromptEncoder
 from eyesel.errors import CheckpointError, SettingError
 from eyesel.images import from_pil, to_pil
@@ -24,7 +24,6 @@ from eyesel.text.tokenizer import ClipTokenizer
 from eyesel.weights.diffusers_folder import Recommended
 from eyesel.weights.library import Library
 
-MAX_SIDE = 8192  # pixels
 AS_USUAL = Recommended()
 
 
@@ -50,6 +49,7 @@ class Easel:
         self.scheduler, self.zero_negative, self.name = scheduler, zero_negative, name
         self.recommended, self.library = recommended, library
         self.image_prompts: tuple[ImagePrompt, ...] = ()
+        self.remarks: dict[str, Any] = {}  # what pictures say of the painter besides its name
         self.device = device or unet.conv_in.weight.device
         self._check_parts()
         self.prompt_encoder = PromptEncoder(text_encoders, tokenizers, xl=self.is_xl, device=self.device)
@@ -158,6 +158,7 @@ class Easel:
             pixels = stage.run(lambda model, dtype: model.decode(latents.to(self.device, dtype)).float())
         if not pixels.isfinite().all():
             raise SettingError(
-                "The picture came out as no numbers (NaN): try --precision float32 or a guidance nearer to 7.5."
+                "The picture came out as no numbers (NaN), in float32, too: take a guidance nearer to 7.5, or LoRAs of "
+                "less weight."
             )
         return to_pil(pixels)

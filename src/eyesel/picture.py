@@ -1,10 +1,11 @@
 """What the easel gives back: finished pictures with their settings, and pictures in the making."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from textwrap import shorten
 from typing import Any
 
@@ -62,7 +63,12 @@ class Picture:
         save_image(self.enlarged(enlarge), path, infotext.metadata(self.record))
 
 
-ADAPTER = ("adapter", "adapter_images", "adapter_scale", "image_encoder")
+# What is said to a painter before it is asked to paint
+OF_THE_PAINTER = {
+    "load": ("vae", "variant", "ema", "prediction_type", "zero_terminal_snr"),
+    "with_embeddings": ("embeddings",),
+    "with_image_prompt": ("adapter", "adapter_images", "adapter_scale", "image_encoder"),
+}
 
 
 def read_record(path: str | Path) -> infotext.Record:
@@ -86,14 +92,14 @@ def settings_from(path: str | Path) -> dict[str, Any]:
     What the file says besides is told in a warning. Raises `ImageError`.
     """
     settings = options_from(path)
-    shown = {name: settings.pop(name) for name in ADAPTER if name in settings}
-    if shown:
-        warnings.warn(f"{path} had an image prompt, which with_image_prompt gives: {_told(shown)}", stacklevel=2)
+    for method, names in OF_THE_PAINTER.items():
+        if said := {name: settings.pop(name) for name in names if name in settings}:
+            warnings.warn(f"{path} was painted after {method} had been given {_told(said)}", stacklevel=2)
     return settings
 
 
 def options_from(path: str | Path) -> dict[str, Any]:
-    """The same, and what the command line takes besides: its options of an adapter."""
+    """The same, and what the painter was told before: the command line has options for that."""
     record = read_record(path)
     settings = dict(record.settings)
     if "prompt" not in settings:
@@ -102,9 +108,18 @@ def options_from(path: str | Path) -> dict[str, Any]:
         settings.pop(name, None)
     if "width" in settings and "height" in settings:
         settings["size"] = settings.pop("width"), settings.pop("height")
-    outside = [lora for lora in settings.pop("loras", ()) if f"<lora:{lora[0]}" not in settings["prompt"]]
+    outside = [
+        lora
+        for lora in settings.pop("loras", ())
+        if not re.search(rf"<lora:{re.escape(PurePath(lora[0]).stem)}[:>]", settings["prompt"])
+    ]
     if outside:
         settings["loras"] = outside
+    if not settings.get("variation_strength"):
+        settings.pop("variation_seed", None)
+    if not settings.get("hires"):  # others write settings of a pass that they did not make
+        for name in ("hires_steps", "hires_strength", "hires_upscaler"):
+            settings.pop(name, None)
     if record.otherwise:
         warnings.warn(f"{path} was edited; its text says {_told(record.otherwise)}, which is not taken", stacklevel=2)
     if record.unknown:

@@ -45,7 +45,6 @@ class Run:
         """`prompts` are one for each image, `typed` what they were before their tags were seen to; `aligned` pictures
         follow the style of the first.
         """
-        settings.check_for(image is not None, mask is not None)
         easel = easel.seamless() if settings.seamless else easel
         self.easel, self.settings, self.typed = easel, settings, typed
         self.canvas = None if image is None else prepare(image, mask, settings, easel.picture_size())
@@ -81,6 +80,8 @@ class Run:
         if factor is None:
             return None
         width, height = (round(side * factor / SIZE_STEP) * SIZE_STEP for side in self.size)
+        if (width, height) == self.size:
+            raise SettingError(f"hires is {factor:g}, which makes {width}x{height} pixels no larger: take more.")
         return self.easel.picture_size((width, height))
 
     def _second_schedule(self) -> Schedule:
@@ -142,6 +143,7 @@ class Run:
             "width": width,
             "height": height,
             "model": self.easel.name,
+            **self.easel.remarks,
         }
         if self.known is not None:
             record["strength"] = self.known.strength
@@ -179,8 +181,9 @@ def known_of(easel: Easel, canvas: Canvas, settings: Settings) -> Known:
 
 def seeds_of(seed: int | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
     """Of each image. Variations share the seed, as in AUTOMATIC1111, and differ in what its noise is mixed with."""
-    first = secrets.randbelow(2**32) if seed is None else whole_seed(seed, count)
-    if not settings.variation_strength:
+    varied = bool(settings.variation_strength)
+    first = secrets.randbelow(2**32) if seed is None else whole_seed(seed, 1 if varied else count)
+    if not varied:
         return [first + i for i in range(count)], None
     other = settings.variation_seed
     other = secrets.randbelow(2**32) if other is None else whole_seed(other, count)

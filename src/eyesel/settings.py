@@ -20,6 +20,21 @@ HIRES_UPSCALERS = {
     "lanczos": "the decoded picture, by Lanczos' filter",
 }
 MOST_HIRES = 8.0
+ELSEWHERE = {  # what diffusers and AUTOMATIC1111 call them
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "negative_prompt": "negative",
+    "scheduler": "solver",
+    "sampler": "solver",
+    "sampler_name": "solver",
+    "width": "size",
+    "height": "size",
+    "generator": "seed",
+    "denoising_strength": "strength",
+    "num_images_per_prompt": "n",
+    "mask_image": "mask",
+}
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,9 @@ class Settings:
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
-                near = get_close_matches(name, known, 1, 0)[0]
-                raise SettingError(f"There is no setting {name!r}; the nearest is {near!r}.")
+                near = ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+                advice = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}."
+                raise SettingError(f"There is no setting {name!r}: {advice}")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
         return cls(**values)
 
@@ -111,7 +127,8 @@ class Settings:
         masked = image and (mask or self.expand is not None)
         return [
             (image, "needs an image: give one", ("strength", "resize", "expand")),
-            (masked, "needs a mask: give one", ("mask_blur", "fill", "only_masked", "invert")),
+            (masked, "needs a mask: give one", ("mask_blur", "fill", "only_masked")),
+            (image and mask, "needs a mask: give one", ("invert",)),
             (masked and self.only_masked, "needs only_masked: set it", ("padding",)),
             (self.hires is not None, "needs hires: set it", ("hires_steps", "hires_strength", "hires_upscaler")),
             (self.variation_strength > 0, "needs a variation_strength above 0: set it", ("variation_seed",)),

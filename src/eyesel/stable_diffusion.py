@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eyesel.easel import Easel
-from eyesel.errors import SettingError
+from eyesel.errors import CheckpointError, SettingError
 from eyesel.models.clip_text import ClipText
 from eyesel.models.image_blocks import Blocks
 from eyesel.models.unet import UNet
@@ -30,7 +30,7 @@ from eyesel.weights.diffusers_folder import recommended
 from eyesel.weights.hub import resolve
 from eyesel.weights.ip_adapter import with_image_prompt
 from eyesel.weights.library import Library
-from eyesel.weights.lora import LoraLike, with_loras
+from eyesel.weights.lora import LoraLike, lora_file, with_loras
 from eyesel.weights.painter import Options
 from eyesel.weights.placement import choose_device
 from eyesel.weights.textual_inversion import Embedding, open_embedding
@@ -82,7 +82,7 @@ class StableDiffusion(Easel):
             raise SettingError("offload is for accelerators, and these models work on the CPU: leave it out.")
         storage = torch.device("cpu") if offload else None
         parts = open_stable_diffusion(path, works_on, precision, options, storage)
-        return cls(
+        painter = cls(
             parts.unet,
             parts.autoencoder,
             parts.text_encoders,
@@ -94,6 +94,15 @@ class StableDiffusion(Easel):
             library=library,
             device=works_on if offload else None,
         )
+        asked = {
+            "vae": None if vae is None else str(vae),
+            "variant": variant,
+            "ema": ema or None,
+            "prediction_type": prediction_type,
+            "zero_terminal_snr": zero_terminal_snr,
+        }
+        painter.remarks = {name: value for name, value in asked.items() if value is not None}
+        return painter
 
     def with_loras(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
         """Another painter, with LoRAs applied; this one stays as it is, and they share whatever is not changed.
@@ -102,6 +111,12 @@ class StableDiffusion(Easel):
         diffusers' or PEFT's. `fuse` makes new weights; without it the LoRAs' factors stay apart, which takes a few
         megabytes instead of a second set of weights, and is a little slower. Raises `CheckpointError`.
         """
+        other = self._adapted(loras, fuse)
+        added = [[str(lora.path), lora.text_weight, lora.both[1]] for lora in map(lora_file, loras)]
+        other.remarks = {**self.remarks, "loras": [*self.remarks.get("loras", []), *added]}
+        return other
+
+    def _adapted(self, loras: Sequence[LoraLike], fuse: bool = True) -> "StableDiffusion":
         adapted = with_loras(self.unet, self.text_encoders, loras, fuse)
         return self._version(adapted.unet, adapted.text_encoders, adapted.words)
 
@@ -128,14 +143,21 @@ class StableDiffusion(Easel):
             )
         painter, said = self, [text for text, _ in read]
         if self.library is not None:
-            loras = [*loras, *self.library.loras_of(wanted)]
-            painter = painter.with_embeddings(self._fitting(self.library.embeddings_in(*said, negative or "")))
+            if tagged := self.library.loras_of(wanted):  # which the prompt itself records
+                painter = painter._adapted(tagged)
+            learned = self._fitting(self.library.embeddings_in(*said, negative or ""))
+            painter = painter.with_embeddings(learned) if learned else painter
         return painter.with_loras(loras) if loras else painter, said
 
     def _fitting(self, files: Sequence[Path]) -> list[Embedding]:
         """The embeddings that were made for text encoders like these; of the others the word is a word."""
         fitting, dims = [], tuple(encoder.config.dim for encoder in self.text_encoders)
-        for embedding in map(open_embedding, files):
+        for file in files:
+            try:
+                embedding = open_embedding(file)
+            except CheckpointError as error:
+                warnings.warn(f"{file.stem!r} is a word: {error}", stacklevel=2)
+                continue
             if embedding.widths == dims:
                 fitting.append(embedding)
             else:
@@ -148,8 +170,13 @@ class StableDiffusion(Easel):
 
         A word is the stem of its file and, in files of diffusers, the token that they name. Raises `CheckpointError`.
         """
+        if isinstance(embeddings, str | Path):
+            raise SettingError(f"embeddings are a list, such as [{str(embeddings)!r}].")
         opened = [each if isinstance(each, Embedding) else open_embedding(each) for each in embeddings]
-        return self._version(self.unet, self.text_encoders, opened)
+        other = self._version(self.unet, self.text_encoders, opened)
+        words = [embedding.words[0] for embedding in opened]
+        other.remarks = {**self.remarks, "embeddings": [*self.remarks.get("embeddings", []), *words]}
+        return other
 
     def with_image_prompt(
         self,

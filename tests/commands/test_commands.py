@@ -261,15 +261,18 @@ def test_generate_reads_prompts_as_a1111_does(run, painter, tmp_path):
 
 
 def test_generate_from_a_picture(run, painter, picture, tmp_path):
-    options = ["-m", painter, "--steps", 4, "--seed", 7]
+    options = ["-m", painter, "--steps", 4, "--seed", 7, "-o", "out.png"]
     code, out, _ = run("generate", "a fox", "--image", picture, "--strength", 0.5, *options, "--json")
     [entry] = json.loads(out)
     assert code == 0 and (entry["strength"], entry["width"], entry["height"]) == (0.5, 60, 40)
-    with Image.open(tmp_path / "picture.png") as image:
+    with Image.open(tmp_path / "out.png") as image:
         assert image.size == (60, 40)
     assert run("generate", "a fox", "--image", picture, "--size", "64x64", "--resize", "crop", *options)[0] == 0
-    with Image.open(tmp_path / "picture.png") as image:
+    with Image.open(tmp_path / "out.png") as image:
         assert image.size == (64, 64)
+    before = picture.read_bytes()
+    refused(run("generate", "a fox", "--image", picture, "-m", painter), "picture.png", "overwritten", "-o")
+    assert picture.read_bytes() == before
 
 
 def test_generate_in_two_passes_and_variations(run, painter, tmp_path):
@@ -460,7 +463,7 @@ def test_generate_refuses(run, painter, tmp_path, options, words):
         (["picture.png", "none", "--expand", "0,0,0,0"], ["0,0,0,0"]),
         (["picture.png", "none", "--expand", "0,0,8"], ["0,0,8", "0,0,256,0"]),
         (["picture.png", "none", "--expand", "0,0,-8,0"], ["expand", "-8"]),
-        (["picture.png", "none", "--expand", "9000,0,0,0"], ["9064", "8192"]),
+        (["picture.png", "none", "--expand", "9000,0,0,0"], ["9060", "8192"]),
         (["picture.png", "mask.png", "--fill", "water"], ["water", "nothing"]),
         (["picture.png", "mask.png", "--mask-blur", "-1"], ["mask_blur", "-1"]),
         (["picture.png", "mask.png", "--padding", "5"], ["padding", "only_masked"]),

@@ -184,6 +184,8 @@ def test_the_transparency_of_the_picture_as_mask():
     [
         (mask((69, 45)), {}, "69x45 pixels and the picture 70x45"),
         (Image.new("L", (70, 45)), {}, "all black"),
+        (Image.new("L", (70, 45), 120), {}, "dark grey"),
+        (mask(box=(9, 9, 10, 10)), {}, "mask_blur is 4, which leaves next to nothing"),
         (Image.new("L", (70, 45), 255), {"invert": True}, "all black"),
         (None, {"expand": (0, 0, 0, 0)}, "must add pixels"),
     ],
@@ -196,7 +198,7 @@ def test_masks_that_are_none(shape, settings, complaint):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"fil": "noise"}, "no setting 'fil'; the nearest is 'fill'"),
+        ({"fil": "noise"}, "no setting 'fil': did you mean 'fill'"),
         ({"fill": "water"}, "'water'; choose one of original, fill, noise, nothing"),
         ({"mask_blur": -1}, "mask_blur is -1"),
         ({"mask_blur": 1.5}, "mask_blur is 1.5"),
@@ -222,6 +224,7 @@ def test_settings_are_checked(settings, complaint):
         ({"strength": 0.5}, False, False, "strength is 0.5, which needs an image"),
         ({"expand": (8, 0, 0, 0)}, False, False, "needs an image"),
         ({"only_masked": True}, True, False, "only_masked is True, which needs a mask"),
+        ({"invert": True, "expand": (8, 0, 0, 0)}, True, False, "invert is True, which needs a mask"),
         ({"padding": 3}, True, True, "which needs only_masked"),
         ({"hires_steps": 3}, False, False, "which needs hires"),
         ({"hires": 2.0}, True, False, "words alone"),
@@ -242,3 +245,24 @@ def test_a_picture_and_its_mask_keep_together():
     made = canvas(image, shape, only_masked=True, padding=8, mask_blur=0)
     covered = torch.from_numpy(array(made.view)[..., 0] > 127)
     assert (covered == torch.from_numpy(np.asarray(made.view_shape) > 127)).float().mean() > 0.98
+
+
+def test_thin_masks_survive_every_size():
+    """A line of two pixels on a large picture, shown small."""
+    line = mask((256, 256), (127, 0, 129, 256))
+    for settings in ({"only_masked": True, "padding": 64}, {"size": (64, 64)}, {"size": (64, 32), "resize": "crop"}):
+        made = prepare(picture(256, 256), line, Settings(mask_blur=0, **settings), native=(64, 64))
+        assert (np.asarray(made.view_shape).max(0) > 0).sum() in (1, 2), settings
+        assert set(np.unique(np.asarray(made.view_shape))) == {0, 255}
+
+
+def test_inverting_is_about_the_mask_and_not_about_what_is_added():
+    made = canvas(picture(), mask(), expand=(8, 0, 0, 0), invert=True, mask_blur=0)
+    shape = np.asarray(made.shape)
+    assert (shape[:, :8] == 255).all() and (shape[10:30, 28:58] == 0).all() and shape[0, 9] == 255
+
+
+@pytest.mark.parametrize("settings", [{"size": (10**6, 10**6)}, {"size": (64, 9000)}, {"expand": (9000, 0, 0, 0)}])
+def test_what_is_too_large_is_refused_before_it_grows(settings):
+    with pytest.raises(SettingError, match="between 1 and 8192"):
+        canvas(picture(), mask(), **settings)

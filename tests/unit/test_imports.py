@@ -87,7 +87,7 @@ THIRD_PARTY = {
     "conditioning": {"torch"},
     "script": {"torch"},
     "passes": {"torch"},
-    "canvas": {"PIL"},
+    "canvas": {"numpy", "PIL"},
     "stylize": {"torch", "numpy", "PIL", "safetensors"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "attention": {"torch", "numpy", "PIL"},

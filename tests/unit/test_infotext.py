@@ -85,6 +85,7 @@ def test_each_setting_comes_back_from_the_text_alone(settings):
 
 def test_the_table_covers_every_setting():
     unwritten = {"loras"}  # which stand in the prompt
+    unwritten |= {"embeddings", "vae", "variant", "ema", "prediction_type", "zero_terminal_snr"}
     unwritten |= {"adapter", "adapter_images", "adapter_scale", "image_encoder"}  # for which others have no words
     whole = {"prompt", "negative", "width", "height"}
     known = set(rows.KNOWN)

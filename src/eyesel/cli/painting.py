@@ -14,7 +14,7 @@ import typer
 
 from eyesel.cli.adapter import OPTIONS, image_prompt
 from eyesel.cli.options import print_json, progress
-from eyesel.errors import SettingError
+from eyesel.errors import EyeselError, SettingError
 from eyesel.settings import Settings
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def paint(
     prompt.
     """
     from eyesel import infotext
-    from eyesel.images import WRITABLE, check_room, check_writable
+    from eyesel.images import WRITABLE, check_room, check_writable, open_image
     from eyesel.picture import check_enlargement
     from eyesel.run import whole_seed
     from eyesel.stable_diffusion import StableDiffusion
@@ -185,31 +185,37 @@ def paint(
     check_room(
         output, infotext.metadata({"prompt": max(prompts, key=len), "negative": settings["negative"]}), spare=ENTRIES
     )
-    seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, n)
-    if settings["variation_strength"] and settings["variation_seed"] is None:
-        settings["variation_seed"] = secrets.randbelow(2**32)
+    for source in (Path(name) for name in (image, mask) if name is not None):
+        if source.exists() and any(path.exists() and path.samefile(source) for path in outputs):
+            raise SettingError(f"{source} would be overwritten by what is painted from it: name another file with -o.")
+    varied = bool(settings["variation_strength"])
+    seed = secrets.randbelow(2**32) if seed is None else whole_seed(seed, 1 if varied else n)
+    if varied:
+        other = settings["variation_seed"]
+        settings["variation_seed"] = secrets.randbelow(2**32) if other is None else whole_seed(other, n)
+    if parameters["enlarge"] < 1:
+        raise SettingError(f"--enlarge is {parameters['enlarge']}; it must be at least 1.")
     loading = {name: parameters[name] for name in LOADING}
     noted: dict[str, Any] = {}
     if prompted is not None:
         noted |= {name: parameters[name] for name in ("adapter", *OPTIONS) if parameters[name] is not None}
-    if parameters["model_hash"]:
-        file = resolve(parameters["model"], kind="painter", variant=loading["variant"], offline=loading["offline"])
-        noted["model_hash"] = short_hash(file)
     painter = StableDiffusion.load(parameters["model"], **loading)
-    loras = [lora_file(text, painter.library) for text in parameters["loras"] or ()]
-    if loras:
-        noted["loras"] = [[str(lora.path), lora.text_weight, lora.unet_weight] for lora in loras]
+    if parameters["model_hash"]:
+        file = resolve(painter.name, kind="painter", variant=loading["variant"], offline=loading["offline"])
+        noted["model_hash"] = short_hash(file)
+    loras = [named_lora(text, painter.library) for text in parameters["loras"] or ()]
     painter, said = painter.asked_for(prompts, settings["negative"], loras)
     if prompted is not None:
         painter = painter.with_image_prompt(**prompted)
-    if image is None:
-        check_enlargement(painter.picture_size(settings["size"]), parameters["enlarge"])
+    width, height = open_image(image).size if image else painter.picture_size(settings["size"])
+    factor = settings.get("hires") or 1.0
+    check_enlargement((round(width * factor), round(height * factor)), parameters["enlarge"])
     done: list[tuple[Path, Picture]] = []
     try:
         with progress("painting", n) as advance:
             for batch in [range(n)] if aligned else [range(i, i + 1) for i in range(n)]:
                 # one by one where that is possible, so that what is finished is on disk
-                if settings["variation_strength"]:
+                if varied:
                     own = {**settings, **aligned, "seed": seed, "variation_seed": settings["variation_seed"] + batch[0]}
                 else:
                     own = {**settings, **aligned, "seed": seed + batch[0]}
@@ -224,10 +230,14 @@ def paint(
         report(done, parameters["json"])
         typer.echo(f"eyesel: interrupted; {len(done)} of {n} pictures are finished.", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except EyeselError:  # what is finished is said all the same
+        if done:
+            report(done, parameters["json"])
+        raise
     report(done, parameters["json"])
 
 
-def lora_file(text: str, library: "Library | None") -> "LoraFile":
+def named_lora(text: str, library: "Library | None") -> "LoraFile":
     """What FILE, FILE:WEIGHT or FILE:TEXT:UNET names; a file, or a LoRA of the folder of models."""
     from eyesel.weights.lora import LoraFile
 
@@ -240,7 +250,7 @@ def lora_file(text: str, library: "Library | None") -> "LoraFile":
         raise SettingError(f"--lora {text!r} cannot be read; write FILE or FILE:0.8.") from None
     path = Path(name)
     if not path.exists() and library is not None:
-        path = library.find_lora(name)
+        path = library.find_lora(path.stem if path.suffix else name)
     return LoraFile(path, text_weight, unet_weight)
 
 

@@ -78,5 +78,6 @@ def spherical(a: Tensor, b: Tensor, share: float) -> Tensor:
     if dot.mean() > 0.9995:
         return torch.lerp(a, b, share)
     angle = dot.clamp(-1, 1).acos()
-    weights = [(part * angle).sin() / angle.sin() for part in (1 - share, share)]
+    straight = angle.sin() < 1e-4  # a column of one number has but two directions
+    weights = [torch.where(straight, part, (part * angle).sin() / angle.sin()) for part in (1 - share, share)]
     return weights[0].unsqueeze(1) * a + weights[1].unsqueeze(1) * b

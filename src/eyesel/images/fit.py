@@ -13,20 +13,25 @@ RESIZES = {
 }
 
 
-def fitted(image: Image.Image, size: tuple[int, int], resize: str = "stretch") -> Image.Image:
+def fitted(
+    image: Image.Image,
+    size: tuple[int, int],
+    resize: str = "stretch",
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """`image` in `size` (width, height), by Lanczos' filter; `resize` is one of `RESIZES`."""
     if resize not in RESIZES:
         raise SettingError(f"resize is {resize!r}; choose one of {', '.join(RESIZES)}.")
     if image.size == size:
         return image
     if resize == "stretch":
-        return image.resize(size, Image.Resampling.LANCZOS)
+        return image.resize(size, resample)
     ratios = size[0] / image.width, size[1] / image.height
     scale = max(ratios) if resize == "crop" else min(ratios)
     width, height = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2  # negative where something is cut off
     box = (-left, -top, size[0] - left, size[1] - top)
-    return window(image.resize((width, height), Image.Resampling.LANCZOS), box)
+    return window(image.resize((width, height), resample), box)
 
 
 def window(image: Image.Image, box: Box) -> Image.Image:

@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from eyesel.diffusion.aliases import AUTOMATIC, plain
@@ -64,7 +65,8 @@ def _is_written(row: Row, said: Mapping[str, Any]) -> bool:
 
 
 def _with_loras(prompt: str, loras: Any) -> str:
-    for name, text_weight, unet_weight in loras:
+    for path, text_weight, unet_weight in loras:
+        name = PurePath(path.replace("\\", "/")).stem  # as others know it
         if f"<lora:{name}:" not in prompt and f"<lora:{name}>" not in prompt:
             weights = [f"{text_weight:g}"] if text_weight == unet_weight else [f"{text_weight:g}", f"{unet_weight:g}"]
             prompt += f" <lora:{':'.join([name, *weights])}>"

@@ -71,7 +71,8 @@ class Library:
         files = self._files("lora")
         wanted = name.lower()
         rules = (
-            lambda path, file: name in (path, Path(path).name),
+            lambda path, file: name == path,
+            lambda path, file: name == Path(path).name,
             lambda path, file: wanted in (path.lower(), Path(path).name.lower()),
             lambda path, file: name == _output_name(file),
         )

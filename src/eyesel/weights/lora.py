@@ -23,6 +23,11 @@ class LoraFile(NamedTuple):
     text_weight: float = 1.0
     unet_weight: float | None = None
 
+    @property
+    def both(self) -> tuple[float, float]:
+        """On the text encoders, and on the UNet."""
+        return self.text_weight, self.text_weight if self.unet_weight is None else self.unet_weight
+
 
 LoraLike = str | Path | tuple[str | Path, float] | tuple[str | Path, float, float | None]  # a LoraFile is one
 
@@ -42,14 +47,16 @@ def with_loras(unet: UNet, text_encoders: Sequence[ClipText], loras: Sequence[Lo
     (`eyesel.nn.adapted`). Weights may be 0 or negative, and the same file may come twice. Raises `CheckpointError`
     where a file cannot be used with these models, `SettingError` for weights.
     """
+    if isinstance(loras, str | Path):
+        raise SettingError(f"LoRAs are a list, such as [{str(loras)!r}].")
     models = dict(zip(PARTS, (unet, *text_encoders), strict=False))
     changes: dict[str, dict[str, list[tuple[Change, float]]]] = {part: {} for part in models}
     known = targets(unet, text_encoders)
     words = []
-    for path, text_weight, unet_weight in map(_lora_file, loras):
-        on_unet = text_weight if unet_weight is None else unet_weight
-        strengths = {part: _strength(on_unet if part == "unet" else text_weight) for part in models}
-        stored = open_lora(path)
+    for lora in map(lora_file, loras):
+        on_text, on_unet = lora.both
+        strengths = {part: _strength(on_unet if part == "unet" else on_text) for part in models}
+        stored = open_lora(lora.path)
         for part, found in stored.changes(unet, text_encoders, known).items():
             for name, change in found.items() if strengths[part] else ():
                 changes[part].setdefault(name, []).append((change, strengths[part]))
@@ -64,7 +71,8 @@ def with_loras(unet: UNet, text_encoders: Sequence[ClipText], loras: Sequence[Lo
     )
 
 
-def _lora_file(lora: Any) -> LoraFile:
+def lora_file(lora: Any) -> LoraFile:
+    """A LoRA however it was given."""
     wanted = (lora,) if isinstance(lora, str | Path) else lora
     if not isinstance(wanted, tuple | list) or not 1 <= len(wanted) <= 3 or not isinstance(wanted[0], str | Path):
         raise SettingError(f"a LoRA is {lora!r}; it must be a path, or a path and its weights (path, text, UNet).")
