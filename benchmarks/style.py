@@ -145,12 +145,13 @@ def main() -> None:
 
 def _sheet(easel: StableDiffusion) -> Image.Image:
     """Photographs in the style of others, as the bundled painter does it: larger than what it was trained on."""
-    side, inversions = 128, Inversions()
-    ours = [photograph(name, side) for name in ("chelsea.png", "astronaut.png", "coffee.png", "china.jpg")]
-    theirs = [photograph(name, side) for name in ("flower.jpg", "hubble_deep_field.jpg", "ihc.png", "retina.jpg")]
+    side, inversions = 112, Inversions()
+    ours = [photograph(name, side) for name in ("chelsea.png", "coffee.png", "china.jpg")]
+    theirs = [photograph(name, side) for name in ("flower.jpg", "hubble_deep_field.jpg", "ihc.png")]
     rows: list[list[Image.Image | None]] = [[None, *theirs]]
     for content in ours:
-        rows.append([content, *(easel.stylize(content, style, inversions=inversions).image for style in theirs)])
+        made = (easel.stylize(content, style, steps=20, inversions=inversions).image for style in theirs)
+        rows.append([content, *made])
     return sheet(rows)
 
 
