@@ -35,6 +35,7 @@ ALLOWED = {
     "easel": {"canvas", "conditioning", "images", "models", "nn", "text", "weights"},
     "run": {"canvas", "conditioning", "diffusion", "easel", "images", "nn", "passes", "picture", "settings"},
     "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "text"},
+    "search": {"classifier", "images", "taps", "weights"},
     "cli": {
         "attention",
         "classifier",
@@ -43,6 +44,7 @@ ALLOWED = {
         "infotext",
         "picture",
         "run",
+        "search",
         "settings",
         "stable_diffusion",
         "weights",
@@ -76,6 +78,7 @@ THIRD_PARTY = {
     "easel": {"torch", "PIL"},
     "run": {"torch", "numpy"},
     "stable_diffusion": {"torch"},
+    "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
     "cli": {"typer", "rich", "numpy"},
     "__init__": set(),
 }
