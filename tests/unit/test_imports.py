@@ -36,9 +36,11 @@ ALLOWED = {
     "run": {"canvas", "conditioning", "diffusion", "easel", "images", "nn", "passes", "picture", "settings"},
     "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "text"},
     "search": {"classifier", "images", "taps", "weights"},
+    "compare": {"classifier", "images", "stable_diffusion", "weights"},
     "cli": {
         "attention",
         "classifier",
+        "compare",
         "embeddings",
         "images",
         "infotext",
@@ -79,6 +81,7 @@ THIRD_PARTY = {
     "run": {"torch", "numpy"},
     "stable_diffusion": {"torch"},
     "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
+    "compare": {"numpy", "PIL", "safetensors", "torch"},
     "cli": {"typer", "rich", "numpy"},
     "__init__": set(),
 }
