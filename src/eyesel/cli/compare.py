@@ -42,7 +42,7 @@ def compare(
     from eyesel.compare import judging
     from eyesel.compare.comparison import Comparison, Model
     from eyesel.compare.facts import both
-    from eyesel.compare.measure import machine, measure
+    from eyesel.compare.measure import STAGES, machine, measure
     from eyesel.compare.report import as_json
     from eyesel.compare.report import markdown as as_markdown
 
@@ -51,14 +51,9 @@ def compare(
     loading = judging.Loading(device, precision)
     qualities, labels, notes = judging.classifiers(facts, data, batch_size, loading, progress)
     seen, more = judging.painters(facts, prompts, judge, batch_size, loading, progress)
-    models = []
-    with progress("timing and trying out", 2) as advance:
-        for fact, quality, share in zip(facts, qualities, seen, strict=True):
-            measured = measure(fact, device, precision, time_limit)
-            if measured.note:
-                notes.append(f"{fact.name}: {measured.note}; what is missing is unknown")
-            models.append(Model(fact, measured, quality, share))
-            advance()
+    with progress("timing and trying out", 2 * STAGES) as advance:
+        measured = measure(facts, device, precision, time_limit, advance)
+    models = [Model(*each) for each in zip(facts, measured, qualities, seen, strict=True)]
     comparison = Comparison(models[0], models[1], labels, (*notes, *more), machine())
     if output is not None:
         _write(output, comparison)

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from eyesel.classifier import ImageClassifier
 from eyesel.compare.facts import Facts
 from eyesel.compare.quality import Quality, judge, labelled, read_prompts, seen
@@ -62,11 +64,11 @@ def classifiers(
 
 def painters(
     facts: Sequence[Facts], prompts: Path | None, judge: str, batch_size: int, loading: Loading, progress: Progress
-) -> tuple[list[float | None], list[str]]:
-    """The share of prompts whose object the judge sees, painted at each painter's own settings; and notes."""
-    shares: list[float | None] = [None] * len(facts)
+) -> tuple[list[np.ndarray | None], list[str]]:
+    """Of each prompt, whether the judge sees its object, painted at each painter's own settings; and notes."""
+    found: list[np.ndarray | None] = [None] * len(facts)
     if prompts is None:
-        return shares, []
+        return found, []
     if all(fact.kind == "classifier" for fact in facts):
         raise SettingError("--prompts is for painters, and these are classifiers: give --data.")
     eye = loading.classifier(judge)
@@ -75,5 +77,5 @@ def painters(
         for i, fact in enumerate(facts):
             if fact.kind == "painter":
                 painter = loading.painter(fact.path)
-                shares[i] = float(seen(painter, eye, asked, batch_size, advance).mean())
-    return shares, [f"{judge} looked at {len(asked)} painted prompts, and may itself be wrong"]
+                found[i] = seen(painter, eye, asked, batch_size, advance)
+    return found, [f"{judge} looked at {len(asked)} painted prompts, and may itself be wrong"]

@@ -1,11 +1,16 @@
-"""Runs `probe` for a model and gathers what it finds until its time is over."""
+"""Runs `probe` for models and gathers what it finds until their time is over."""
 
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,9 @@ from typing import Any
 import torch
 
 from eyesel.compare.facts import Facts
+
+ROUNDS = 5  # of timing
+STAGES = ROUNDS + 3  # loading, a warm-up, the rounds, trying out
 
 CAPABILITIES = {
     "classifier": ("classify", "embed", "embed patches", "attention maps", "maps of a class", "other picture sizes"),
@@ -38,53 +46,107 @@ class Capability:
 
 @dataclass
 class Measured:
-    """What was measured by name (seconds, bytes, pictures a second); a name that is missing is unknown."""
+    """What was measured, by name: `load_seconds`, `peak_bytes`, and round by round `images_per_second_1` and `_8`, or
+    `step_seconds`. A name that is missing is unknown.
+    """
 
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
     capabilities: dict[str, Capability] = field(default_factory=dict)
     note: str | None = None  # why something is missing
 
+    def figure(self, name: str) -> float | None:
+        """The median of the rounds; of a peak, the last."""
+        rounds = self.figures.get(name)
+        if not rounds:
+            return None
+        return rounds[-1] if name == "peak_bytes" else statistics.median(rounds)
 
-def measure(facts: Facts, device: str = "auto", precision: str = "auto", seconds: float = 120) -> Measured:
-    """Load, time and try a model in a fresh process, which is stopped after so many `seconds`."""
-    command = [sys.executable, "-m", "eyesel.compare.probe", facts.kind, str(facts.path), device, precision]
-    result = Measured(capabilities={name: Capability(None) for name in CAPABILITIES[facts.kind]})
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        late = threading.Event()
 
-        def stop() -> None:
-            late.set()
-            process.kill()
+def measure(
+    models: Sequence[Facts],
+    device: str = "auto",
+    precision: str = "auto",
+    seconds: float = 120,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Measured]:
+    """Load, time and try models, each in a fresh process that is stopped once it has worked for `seconds`.
 
-        timer = threading.Timer(seconds, stop)
+    Rounds of timing are taken in turns, so that a slow spell of the machine hits all of them; the first is a warm-up.
+    `advance` is called `STAGES` times for each model.
+    """
+    workers: list[_Worker] = []
+    try:
+        for facts in models:
+            workers.append(_Worker(facts, device, precision, seconds))
+            workers[-1].listen()
+            advance()
+        for turn in range(1 + ROUNDS + 1):
+            for worker in workers:
+                worker.ask("try" if turn > ROUNDS else "time", keep=turn > 0)
+                advance()
+    finally:
+        for worker in workers:
+            worker.stop()
+    return [worker.result for worker in workers]
+
+
+class _Worker:
+    """A process of `probe` and what it has told so far."""
+
+    def __init__(self, facts: Facts, device: str, precision: str, seconds: float) -> None:
+        command = [sys.executable, "-m", "eyesel.compare.probe", facts.kind, str(facts.path), device, precision]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 a pipe that nobody reads would fill up
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, bufsize=1)
+        self._left, self._limit = seconds, seconds
+        self.result = Measured(capabilities={name: Capability(None) for name in CAPABILITIES[facts.kind]})
+
+    def ask(self, what: str, keep: bool = True) -> None:
+        """Have it do something; `keep` what it tells."""
+        if self.result.note is not None or self._process.stdin is None:
+            return
+        with suppress(BrokenPipeError):  # it is gone, and what it said last is heard below
+            self._process.stdin.write(what + "\n")
+        self.listen(keep)
+
+    def listen(self, keep: bool = True) -> None:
+        """Take what it tells up to the end of an answer, or of its time, or of itself."""
+        start, timer = time.monotonic(), threading.Timer(max(0.0, self._left), self._process.kill)
         timer.start()
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()))  # a full pipe would stop it
-        reader.start()
-        for line in process.stdout or ():
-            if line.startswith("{"):
-                _take(result, json.loads(line))
-        reader.join()
-        timer.cancel()
-    if late.is_set():
-        result.note = f"stopped after {seconds:g} s (--time-limit)"
-    elif process.returncode:
-        last = errors[-1].strip()[:200] if errors else "no message"
-        result.note = f"the process ended with code {process.returncode}: {last}"
-    return result
-
-
-def _take(result: Measured, finding: dict[str, Any]) -> None:
-    if "capability" in finding:
-        result.capabilities[finding["capability"]] = Capability(finding["can"], finding["detail"])
-        return
-    for name, value in finding.items():
-        if name in ("device", "dtype"):
-            setattr(result, name, value)
+        for line in self._process.stdout or ():
+            if line.strip() == "{}":
+                break
+            if keep and line.startswith("{"):
+                self._take(json.loads(line))
         else:
-            result.figures[name] = value
+            self.result.note = self._last_words(time.monotonic() - start >= self._left)
+        timer.cancel()
+        self._left -= time.monotonic() - start
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _last_words(self, late: bool) -> str:
+        if late:
+            return f"stopped after {self._limit:g} s (--time-limit)"
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines() or ["no message"]
+        return f"its process ended with code {code} ({lines[-1][:200]})"
+
+    def _take(self, finding: dict[str, Any]) -> None:
+        if "capability" in finding:
+            self.result.capabilities[finding["capability"]] = Capability(finding["can"], finding["detail"])
+            return
+        for name, value in finding.items():
+            if name in ("device", "dtype"):
+                setattr(self.result, name, value)
+            else:
+                self.result.figures.setdefault(name, []).append(value)
 
 
 def machine() -> str:

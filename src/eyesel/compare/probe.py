@@ -2,7 +2,8 @@
 
     python -m eyesel.compare.probe classifier tiny cpu auto
 
-A process of its own has a peak of memory of its own, and can be stopped when its time is over.
+A process of its own has a peak of memory of its own, and can be stopped when its time is over. It does what it is told
+by the lines of its input, `time` or `try`, so that two of them can be timed in turns; each answer ends with `{}`.
 """
 
 import itertools
@@ -12,8 +13,6 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from eyesel.compare.capabilities import classifier_probes, noise, painter_probes
 from eyesel.errors import EyeselError
 from eyesel.stable_diffusion import StableDiffusion
 
-RUNS, STEPS = 5, 6
+CALLS = 3  # of a classifier in a round, whose median is taken
+STEPS = 4  # of a painter in a round; the first, which also encodes the prompt, does not count
 
 
 def main(kind: str, name: str, device: str, precision: str) -> None:
@@ -32,20 +32,18 @@ def main(kind: str, name: str, device: str, precision: str) -> None:
     if kind == "classifier":
         model = ImageClassifier.load(name, device=device, precision=precision, offline=True)
         dtype = model.dtype
-
     else:
         model = StableDiffusion.load(name, device=device, precision=precision, offline=True)
         dtype = model.unet.conv_in.weight.dtype
     tell(load_seconds=time.perf_counter() - start, device=str(model.device), dtype=str(dtype).removeprefix("torch."))
-    (time_classifier if kind == "classifier" else time_painter)(model)
-    tell(peak_bytes=peak())
-    probes = classifier_probes(model) if kind == "classifier" else painter_probes(model)
-    for what, attempt in probes.items():
-        try:
-            told, found = None, attempt()
-        except EyeselError as error:
-            told, found = str(error), False
-        tell(capability=what, can=bool(found), detail=found if isinstance(found, str) else told)
+    tell()
+    for line in sys.stdin:
+        if line.strip() == "time":
+            (time_classifier if kind == "classifier" else time_painter)(model)
+            tell(peak_bytes=peak())
+        else:
+            try_all(classifier_probes(model) if kind == "classifier" else painter_probes(model))
+        tell()
 
 
 def tell(**finding: object) -> None:
@@ -61,31 +59,38 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def median_seconds(call: Callable[[], object]) -> float:
-    call()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def time_classifier(model: ImageClassifier) -> None:
     """Pictures a second, preprocessing included, one and eight at a time."""
     height, width = model.model.config.image_size
     for count in (1, 8):
         pictures: list[Any] = [noise(width, height, i) for i in range(count)]
         run = model.classify if model.model.config.classes else model.embed
-        tell(**{f"images_per_second_{count}": count / median_seconds(partial(run, pictures))})
+        times = [time.perf_counter()]
+        for _ in range(CALLS):
+            run(pictures)
+            times.append(time.perf_counter())
+        tell(**{f"images_per_second_{count}": count / median_step(times)})
 
 
 def time_painter(model: StableDiffusion) -> None:
     """Seconds of a guided step of one picture in the size that it was trained at."""
-    times = [time.perf_counter()]
+    times = []
     for _ in model.steps("a picture", steps=STEPS, guidance=5.0, solver="euler", seed=0):
         times.append(time.perf_counter())
-    tell(step_seconds=statistics.median(after - before for before, after in itertools.pairwise(times[1:])))
+    tell(step_seconds=median_step(times))
+
+
+def median_step(times: list[float]) -> float:
+    return statistics.median(after - before for before, after in itertools.pairwise(times))
+
+
+def try_all(probes: dict[str, Any]) -> None:
+    for what, attempt in probes.items():
+        try:
+            found, detail = attempt(), None
+        except EyeselError as error:
+            found, detail = False, str(error)
+        tell(capability=what, can=bool(found), detail=found if isinstance(found, str) else detail)
 
 
 if __name__ == "__main__":

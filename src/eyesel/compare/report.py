@@ -52,7 +52,8 @@ def markdown(comparison: Comparison) -> str:
         parts.append(_table(("label", "pictures", *names), classes[:MOST_CLASSES]))
         if len(classes) > MOST_CLASSES:
             parts.append(f"... and {len(classes) - MOST_CLASSES} more labels in which they differ.")
-    parts += [f"{note[0].upper()}{note[1:]}." for note in comparison.notes]
+    if comparison.notes:
+        parts.append("\n".join(f"- {note}" for note in comparison.notes))
     parts += [f"Measured on {comparison.machine}.", f"**Verdict.** {comparison.verdict()}"]
     return "\n\n".join(parts) + "\n"
 
@@ -65,7 +66,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         ],
         "ranks": {metric.name: comparison.ranks(metric) for metric in comparison.metrics},
         "per_class": comparison.per_class(),
-        "chance": None if None in [m.quality for m in comparison.models] else comparison.luck(),
+        "chance": None if any(model.right is None for model in comparison.models) else comparison.luck(),
         "notes": list(comparison.notes),
         "machine": comparison.machine,
         "verdict": comparison.verdict(),
