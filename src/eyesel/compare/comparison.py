@@ -174,10 +174,10 @@ class Comparison:
                 even.append(metric.title)
             else:
                 ahead[ranks.index(1)].append(f"{self._factor(metric)} times {metric.better}")
-        told = [f"{name} is {_listed(words)}" for name, words in zip(names, ahead, strict=True) if words]
-        told += [f"they are even in {_listed(even)}"] if even else []
-        told += [f"unknown: {_listed(unknown)}"] if unknown else []
-        return "; ".join([self._better(), *told]) + "."
+        parts = [f"{name} is {_listed(words)}" for name, words in zip(names, ahead, strict=True) if words]
+        parts += [f"they are even in {_listed(even)}"] if even else []
+        parts += [f"unknown: {_listed(unknown)}"] if unknown else []
+        return "; ".join([self._better(), *parts]) + "."
 
     def _better(self) -> str:
         """What the figures of quality say."""
