@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from benchmarks import cold_start, folders, loading, unet_step, vit
+from benchmarks import cold_start, folders, loading, memory, search, unet_step, vit
 from benchmarks.measure import main
 
 main(
@@ -9,7 +9,9 @@ main(
         "folders": folders.run,
         "unet_step": unet_step.run,
         "loading": loading.run,
+        "memory": memory.run,
         "cold_start": cold_start.run,
+        "search": search.run,
     },
     "eyesel beside transformers and diffusers",
     Path(__file__).parent / "results.md",

@@ -29,9 +29,10 @@ def test_help_of_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
     commands = re.findall(r"^  (\w+) ", out[out.index("Commands") :], re.MULTILINE)
-    assert {"classify", "embed", "attend", "generate", "inpaint", "show", "models"} <= set(commands)
+    assert {"classify", "embed", "attend", "generate", "inpaint", "show", "compare", "index", "models"} <= set(commands)
     for command in [
-        *([c] for c in commands if c != "models"),
+        *([c] for c in commands if c not in ("models", "index")),
+        *(["index", c] for c in ("build", "search", "duplicates", "clusters", "outliers")),
         ["models", "list"],
         ["models", "show"],
         ["models", "convert"],

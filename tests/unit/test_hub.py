@@ -191,7 +191,7 @@ def test_downloads_only_what_is_needed(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision: files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert resolve("google/vit@v2").name == COMMIT
-    assert asked == {"repo": "google/vit", "revision": "v2", "files": ["config.json", "model.safetensors"]}
+    assert asked == {"repo": "google/vit", "revision": "v2", "files": ["config.json", "README.md", "model.safetensors"]}
     files[:] = ["README.md", "config.json", "model.onnx"]
     refused("owner/onnx", "no safetensors", name="owner/onnx")
 
@@ -217,7 +217,7 @@ def test_what_the_hub_answers(error, words, cache, monkeypatch):
 def test_wanted_of_a_classifier():
     files = ["config.json", "preprocessor_config.json", "README.md", "flax_model.msgpack", "tf_model.h5"]
     files += ["optimizer.pt", "checkpoint-500/model.safetensors", "checkpoint-500/config.json", "onnx/model.onnx"]
-    settings = ["config.json", "preprocessor_config.json"]
+    settings = ["config.json", "preprocessor_config.json", "README.md"]
     for weights, chosen in [
         (["pytorch_model.bin", "model.safetensors"], ["model.safetensors"]),
         (["pytorch_model.bin", "model.fp16.safetensors"], ["model.fp16.safetensors"]),

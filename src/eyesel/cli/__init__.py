@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from eyesel import __version__
-from eyesel.cli import attend, classify, embed, generate, inpaint, models, show, stylize
+from eyesel.cli import attend, classify, compare, embed, generate, index, inpaint, models, show, stylize
 from eyesel.errors import EyeselError
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command()(generate.generate)
 app.command()(inpaint.inpaint)
 app.command()(stylize.stylize)
 app.command()(show.show)
+app.command()(compare.compare)
+app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 
 

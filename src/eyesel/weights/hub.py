@@ -90,7 +90,7 @@ def list_models(cache_dir: str | Path | None = None) -> list[KnownModel]:
 
 
 def wanted(files: Iterable[str], variant: str | None = None) -> list[str]:
-    """Of a repository's files, those that eyesel reads: settings, and of each model one set of weights.
+    """Of a repository's files, those that eyesel reads: settings, the model card, and of each model a set of weights.
 
     The choice is that of `find_weights`: safetensors before `.bin`, whole before sharded, plain before variants. Other
     formats, training states and single-file checkpoints beside a diffusers folder are left where they are.
@@ -101,6 +101,7 @@ def wanted(files: Iterable[str], variant: str | None = None) -> list[str]:
     for folder in (".", *_MODELS, *_OTHERS) if painter else (".",):
         inside = [file for file in files if str(PurePosixPath(file).parent) == folder]
         chosen += [file for file in inside if file.endswith((".json", ".txt")) and not _WEIGHTS.match(_base(file))]
+        chosen += [file for file in inside if file == "README.md"]
         if folder != "." or not painter:
             chosen += _one_set(inside, variant)
     return chosen
