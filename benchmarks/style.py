@@ -3,8 +3,8 @@
     python -m benchmarks.style --pictures docs      # the table, docs/style-pareto.png and docs/style.png
 
 Every method has a dial, and is run at several of its settings over all pairs of 20 contents and 10 styles
-(style_pictures.py) with the bundled painter. One method dominates another where, for each setting of the other, it has
-a setting that keeps more of the content and takes more of the style.
+(style_pictures.py) with the bundled painter. One method dominates a setting of another where it keeps more of the
+content and takes more of the style, on the straight lines between the settings of its own that were measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from eyesel.stylize import Inversions, StyleSettings
 from eyesel.taps.style import adain
 
 STEPS, LOOKS = 15, 3
-STRENGTHS = (0.15, 0.3, 0.5, 0.8)
+STRENGTHS = (0.08, 0.15, 0.3, 0.5, 0.8)
 NOTHING = "the content itself"
 INJECTION, MATCHED, IMAGE, ADAIN = "style injection", "style injection, match 1", "image to image", "AdaIN on latents"
 Method = Callable[[str, str, float], Image.Image]  # of the names of content and style, and the setting
@@ -95,8 +95,9 @@ def measure(easel: StableDiffusion, every: int = 1) -> dict[str, dict[float, dic
                 rows.append(dict(zip(MEASURES, (*kept, *taken.values()), strict=True)))
             means = {name: statistics.mean(row[name] for row in rows) for name in MEASURES}
             table.setdefault(method, {})[setting] = means
+            values = [*means.values(), *pair(means, table[NOTHING][0.0])]
             print(
-                f"| {method} | {setting:g} | " + " | ".join(f"{value:.3f}" for value in means.values()) + " |",
+                f"| {method} | {setting:g} | " + " | ".join(f"{value:.3f}" for value in values) + " |",
                 flush=True,
             )
     return table
@@ -109,8 +110,8 @@ def pair(means: dict[str, float], nothing: dict[str, float]) -> tuple[float, flo
 
 
 def dominates(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> int:
-    """How many settings of the other method have both measures beaten, by the straight lines between our settings."""
-    ours = sorted(ours)
+    """How many settings of the other method have both measures beaten; at strength 0 ours is the content itself."""
+    ours = [(0.0, 1.0), *sorted(ours)]
     beaten = 0
     for lost, missing in theirs:
         points = [p for p in ours if p[0] <= lost]
@@ -129,14 +130,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every nth pair only")
     arguments = parser.parse_args()
     easel = StableDiffusion.load("tiny")
-    print("| method | setting | SSIM | eye's distance | Gram | mean and deviation | colours |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ("SSIM", "eye's distance", "Gram", "mean and deviation", "colours", "content lost", "style missing")
+    print(f"| method | setting | {' | '.join(columns)} |\n{'|---' * (len(columns) + 2)}|")
     table = measure(easel, arguments.every)
     nothing = table.pop(NOTHING)[0.0]
     curves = {name: [pair(means, nothing) for means in settings.values()] for name, settings in table.items()}
     for ours in (INJECTION, MATCHED):
         for name in (IMAGE, ADAIN):
-            print(f"{ours} dominates {dominates(curves[ours], curves[name])} of {len(curves[name])} of {name}")
+            print(f"- {ours} dominates {dominates(curves[ours], curves[name])} of {len(curves[name])} of {name}")
     if arguments.pictures:
         labels = {name: [f"{setting:g}" for setting in settings] for name, settings in table.items()}
         save_image(pareto(curves, labels), arguments.pictures / "style-pareto.png")

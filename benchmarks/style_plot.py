@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, BELOW, MARGIN = 900, 600, 90, 80, 30  # pixels
+# where the labels of a curve's points stand, so that those of near curves do not meet: the shift and Pillow's anchor
+PLACES = (((9, -3), "lb"), ((2, 18), "ma"), ((9, -3), "lb"), ((-9, 3), "rt"))
 COLOURS = ("#c8362d", "#e08a2b", "#2f6db5", "#3a8f4f")
 Point = tuple[float, float]
 
@@ -27,13 +29,13 @@ def pareto(curves: Mapping[str, Sequence[Point]], labels: Mapping[str, Sequence[
         draw.line([at(0, y), at(right, y)], "#e4e4e4")
         draw.text((at(x, low)[0], HEIGHT - BELOW + 6), f"{x:.2f}", "#555", small, anchor="ma")
         draw.text((LEFT - 8, at(0, y)[1]), f"{y:.2f}", "#555", small, anchor="rm")
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, curve), colour, ((right_by, down_by), anchor) in zip(curves.items(), COLOURS, PLACES, strict=True):
         placed = [at(*point) for point in curve]
         draw.line(placed, colour, 3)
         for (x, y), label in zip(placed, labels[name], strict=True):
             draw.ellipse((x - 5, y - 5, x + 5, y + 5), colour)
-            draw.text((x + 8, y - 4), label, colour, small, anchor="lb")
-    for i, (name, colour) in enumerate(zip(curves, COLOURS, strict=False)):
+            draw.text((x + right_by, y + down_by), label, colour, small, anchor=anchor)
+    for i, (name, colour) in enumerate(zip(curves, COLOURS, strict=True)):
         draw.text((WIDTH - MARGIN - 12, MARGIN + 12 + 24 * i), name, colour, font, anchor="ra")
     draw.text(
         ((LEFT + WIDTH) / 2, HEIGHT - 14), "content lost (1 - SSIM, the eye's distance)", "black", font, anchor="mb"
