@@ -104,7 +104,7 @@ def test_only_under_the_mask(run, pictures):
 
 def test_every_knob_at_once(run, pictures, tmp_path):
     knobs = ("--gamma", 0.3, "--temperature", 2, "--layers", "up_blocks.1,0", "--color", 0.5, "--longest", 24)
-    more = ("--prompt", "a fox", "--guidance", 2, "--looks", 1, "--keep-features", "--cache", "cache", "--enlarge", 2)
+    more = ("--prompt", "a fox", "--guidance", 2, "--looks", 2, "--keep-features", "--cache", "cache", "--enlarge", 2)
     code, out, err = run("stylize", "content.png", "style.png", *QUICK, *knobs, *more, "-o", "out.png", "--json")
     assert (code, err) == (0, "")
     (record,) = json.loads(out)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import eyesel
+from eyesel.nn.replica import replica
 from tiny_models import write_painter
 
 STEPS, GAMMA, T = 10, 0.75, 1.5
@@ -14,6 +15,7 @@ STEPS, GAMMA, T = 10, 0.75, 1.5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    torch.manual_seed(0)
     return write_painter(tmp_path_factory.mktemp("painter"), "sd1")
 
 
@@ -104,16 +106,16 @@ def test_the_faithful_run_is_the_reference(folder):
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_every_family_comes_back_to_its_content(family, tmp_path):
-    torch.manual_seed(0)  # the references' own initial weights
+    torch.manual_seed(0)
     easel = eyesel.StableDiffusion.load(write_painter(tmp_path, family), device="cpu")
+    # a random network is no denoiser: it is made gentle enough for its flow to have a way back at all
+    easel.unet = replica(easel.unet, lambda name, weight: 0.1 * weight if name.startswith("conv_out") else weight)
     generator = np.random.default_rng(0)
     content, style = (Image.fromarray(generator.integers(0, 256, (40, 56, 3), dtype=np.uint8)) for _ in range(2))
-    *_, near = easel.styling(content, style, strength=1e-6, steps=20, looks=25)
+    *_, near = easel.styling(content, style, strength=1e-6, steps=20, looks=4)
     clean = easel.encode([content.crop((0, 0, 56, 40))])
     error = (near.latents - clean).square().mean()
-    assert (
-        10 * torch.log10((clean.max() - clean.min()) ** 2 / error) > 25
-    )  # dB; a network of noise is rougher than a trained one
+    assert 10 * torch.log10((clean.max() - clean.min()) ** 2 / error) > 40
     *_, styled = easel.styling(content, style, steps=4)
     assert styled.latents.isfinite().all()
     assert (styled.latents - clean).abs().max() > 1e-2

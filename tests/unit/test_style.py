@@ -54,7 +54,7 @@ def bare(easel, steps, **scheduler):
 # --- inversion
 
 
-@pytest.mark.parametrize("looks", [2, 3])
+@pytest.mark.parametrize("looks", [1, 2])
 def test_inversion_and_the_way_back_return_the_content(easel, pictures, looks):
     denoise, schedule, plan = bare(easel, 50)
     clean = easel.encode(pictures)
@@ -62,7 +62,7 @@ def test_inversion_and_the_way_back_return_the_content(easel, pictures, looks):
     assert up.sigma == schedule.sigmas[0]
     *_, down = plan.solve(denoise, up.x, schedule, NoiseSource([0, 1, 2], easel.device))
     for i in range(len(pictures)):
-        assert psnr(clean[i], down.x[i]) > (30 if looks == 2 else 40)
+        assert psnr(clean[i], down.x[i]) > (40 if looks == 1 else 50)
     # what is inverted looks like the noise that the network was trained on
     assert ((up.x - clean) / up.sigma).std().item() == pytest.approx(1, abs=0.15)
 

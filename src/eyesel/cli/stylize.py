@@ -81,8 +81,8 @@ def stylize(
     ] = None,
     steps: Annotated[int, typer.Option(help="Of the inversion, and again of the way back.")] = 50,
     looks: Annotated[
-        int, typer.Option(help="How often the inversion asks the network in each step; 1 is less exact.")
-    ] = 2,
+        int, typer.Option(help="How often the inversion asks the network in each step; more is more exact.")
+    ] = 1,
     color: Annotated[
         Any,
         typer.Option(

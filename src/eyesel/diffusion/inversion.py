@@ -29,10 +29,11 @@ def finite(schedule: Schedule) -> Schedule:
     return replace(schedule, arrivals=schedule.sigmas[1:])
 
 
-def invert(denoise: Denoise, x: Tensor, schedule: Schedule, looks: int = 2) -> Iterator[Step]:
+def invert(denoise: Denoise, x: Tensor, schedule: Schedule, looks: int = 1) -> Iterator[Step]:
     """The steps of `schedule` upwards, from clean latents x (B, C, h, w) to `sigmas[0]`: one `Step` for each level.
 
-    `looks` is how often the network is asked in each step. With one it is the explicit predictor alone.
+    `looks` is how often the network is asked in each step; one, at what the step before predicts, costs as much as the
+    usual inversion.
     """
     noise = torch.zeros_like(x)
     for index, (start, end) in enumerate(pairwise(reversed(schedule.sigmas.tolist()))):

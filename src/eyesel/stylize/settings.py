@@ -29,7 +29,7 @@ class StyleSettings:
         layers: of the decoder, by number (6 is output_blocks.6 of the original code) or by name; None is the last two
             thirds of those that attend, which are 6 to 11 in SD 1.x and 2.x
         steps: of the inversion, and again of the way back
-        looks: how often the inversion asks the network in each step; 1 is faster and less exact
+        looks: how often the inversion asks the network in each step; more is slower and more exact
         color: "style", "content", or how much of the style's colours to take, 0 to 1
         match: how far the finished latents, too, are brought to the styles' means and deviations, 0 to 1: more of the
             style than StyleID takes (scaled by the dial and by color, as the first latents are)
@@ -45,7 +45,7 @@ class StyleSettings:
     temperature: float | None = None
     layers: tuple[Count | str, ...] | None = None
     steps: Annotated[int, range(1, 1001)] = 50
-    looks: Annotated[int, range(1, 101)] = 2
+    looks: Annotated[int, range(1, 101)] = 1
     color: float | str = "style"
     match: float = 0.0
     guidance: float | None = None
