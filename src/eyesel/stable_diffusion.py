@@ -153,6 +153,8 @@ class StableDiffusion(Easel):
         """The embeddings that were made for text encoders like these; of the others the word is a word."""
         fitting, dims = [], tuple(encoder.config.dim for encoder in self.text_encoders)
         for file in files:
+            if file.stem.lower() in self.prompt_encoder.words.ids:
+                continue
             try:
                 embedding = open_embedding(file)
             except CheckpointError as error:

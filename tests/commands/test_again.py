@@ -354,3 +354,25 @@ def test_loras_that_are_refused(run, painter, models, prompt, options, words):
 def test_loras_without_a_folder_of_models(run, painter):
     refused(run("generate", "a fox <lora:ink:0.8>", "-m", painter), "ink", "--models-dir")
     refused(run("generate", "a fox", "-m", painter, "--lora", "ink.safetensors"), "ink.safetensors")
+
+
+def test_the_folder_of_models_is_known_to_all_commands(run, painter, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("EYESEL_MODELS", str(models))
+    code, out, _ = run("models", "show", "ink", "--json")
+    assert code == 0 and json.loads(out)[0]["path"] == str(models / "Lora" / "ink.safetensors")
+    options = ["-m", painter, "--steps", 2, "--seed", 7]
+    assert run("generate", "a fox", *options, "--lora", "ink:0.5", "-o", "a.png")[0] == 0
+    assert "<lora:ink:0.5>" in read_metadata(tmp_path / "a.png")["parameters"]
+    assert run("generate", "--from", "a.png", "-o", "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_learned_words_and_options_of_loading_are_recorded(run, painter, models, tmp_path):
+    options = ["-m", painter, "--steps", 2, "--seed", 7, "--prediction-type", "v_prediction"]
+    assert run("generate", "a sketchy fox", *options, "--models-dir", models, "-o", "a.png")[0] == 0
+    record = json.loads(read_metadata(tmp_path / "a.png")["eyesel"])
+    assert (record["embeddings"], record["prediction_type"]) == (["sketchy"], "v_prediction")
+    code, _, err = run("generate", "--from", "a.png", "-o", "b.png")
+    assert code == 0 and "learned words 'sketchy'" in err
+    assert run("generate", "--from", "a.png", "--models-dir", models, "-o", "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -51,7 +51,7 @@ def show(
         paths = [resolve(model, kind=kind) for kind in ("classifier", "painter")]
     else:  # an embedding may be hidden in a picture, which is no checkpoint otherwise
         picture = Path(model).suffix.lower() in PICTURES and Path(model).is_file()
-        paths = [Path(model) if picture else resolve(model, offline=offline)]
+        paths = [Path(model) if picture else resolve(_located(model), offline=offline)]
     facts = [describe(path) for path in paths]
     if json:
         print_json(facts)
@@ -100,7 +100,7 @@ def convert(
             raise SettingError(f"--format {format} is for classifiers, which have no variant, vae, ema or prediction.")
         _convert_classifier(source, target, format, dtype, force, json, offline)
         return
-    path = resolve(source, kind="painter", offline=offline)
+    path = resolve(_located(source), kind="painter", offline=offline)
     done = convert(path, target, format, dtype=dtype, options=options, force=force)
     facts = {
         "output": str(target),
@@ -125,6 +125,15 @@ def _convert_classifier(
         print_json({"output": str(target), "format": format, "classes": len(classifier.labels)})
     else:
         typer.echo(f"{target}: a Vision Transformer with {len(classifier.labels)} classes, for {format}")
+
+
+def _located(name: str) -> str:
+    """The file of that name in the folder of models, if the environment names one; else what was typed."""
+    from eyesel.weights.library import Library
+
+    library = Library.open()
+    tables = [library.checkpoints(), library.loras(), library.embeddings(), library.vaes()] if library else []
+    return next((str(table[name]) for table in tables if name in table), name)
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
