@@ -75,14 +75,25 @@ class GEGLU(nn.Module):
         return x * F.gelu(gate)
 
 
+# Tokens that go through a feed-forward together. On CPUs 512 to 4096 take three quarters of the time of all at once;
+# accelerators want enough to do.
+TOKENS_ON_CPU = 2048
+TOKENS = 1 << 15
+
+
 class FeedForward(nn.Module):
+    """GEGLU and back, some tokens at a time: the hidden layer is eight times as wide as a token and the largest thing
+    in a UNet, and it stays in the cache.
+    """
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj_in = GEGLU(dim, 4 * dim)
         self.proj_out = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj_out(self.proj_in(x))
+        parts = x.flatten(0, 1).split(TOKENS_ON_CPU if x.device.type == "cpu" else TOKENS)  # (B · N, C) in pieces
+        return torch.cat([self.proj_out(self.proj_in(part)) for part in parts]).view_as(x)
 
 
 class TransformerBlock(nn.Module):
@@ -198,7 +209,9 @@ class SizeConditioning:
     """What SDXL is told besides the prompt's tokens."""
 
     pooled: Tensor  # (B, projection_dim) of the second text encoder
-    sizes: Tensor  # (B, 6): original height, width, crop top, left, target height, width
+    sizes: (
+        Tensor  # (B, 6): original height, width, crop top, left, target height, width; refiners: (B, 5), a score last
+    )
 
 
 class UNet(nn.Module):
