@@ -209,9 +209,7 @@ class SizeConditioning:
     """What SDXL is told besides the prompt's tokens."""
 
     pooled: Tensor  # (B, projection_dim) of the second text encoder
-    sizes: (
-        Tensor  # (B, 6): original height, width, crop top, left, target height, width; refiners: (B, 5), a score last
-    )
+    sizes: Tensor  # (B, 6): original height, width, crop top, left, target height, width; (B, 5) of refiners
 
 
 class UNet(nn.Module):
