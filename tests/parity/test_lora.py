@@ -307,4 +307,4 @@ def test_unfused_is_fused(painter, tmp_path):
         *_, last = painter_.steps("a large fox", seed=7, steps=2, solver="euler", size=(64, 64))
         outputs.append((encoded["a large fox"].context.float(), last.latents))
     for own, other in zip(outputs[0] * 2, outputs[1] + outputs[2], strict=True):
-        assert (own - other).abs().max().item() <= 1e-5 * max(1.0, own.abs().max().item())
+        assert (own - other).abs().max().item() <= 5e-5 * max(1.0, own.abs().max().item())
