@@ -1,6 +1,6 @@
 """Which of very many names have occurred, and how often, in twenty bytes each."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from hashlib import blake2b
 
 import numpy as np
@@ -14,9 +14,8 @@ def digest(name: str) -> int:
 class Tally:
     """Names, by their digests, that are taken out one by one."""
 
-    def __init__(self, digests: Iterable[int]) -> None:
-        """An `array("Q")` is read where it lies."""
-        numbers = np.asarray(memoryview(digests) if hasattr(digests, "typecode") else [*digests], np.uint64)
+    def __init__(self, digests: Collection[int]) -> None:
+        numbers = np.fromiter(digests, np.uint64, len(digests))
         self._digests, self._left = np.unique(numbers, return_counts=True)
 
     def __len__(self) -> int:
