@@ -1,27 +1,22 @@
 """The eye: a Vision Transformer with the labels and the preprocessing that travel with its weights."""
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from eyesel.attention import Attention
-from eyesel.errors import CheckpointError, SettingError
 from eyesel.explain import Each, MethodName, Question, explain
-from eyesel.fields import readable
+from eyesel.eye import Eye, Function, Prediction
+from eyesel.fields import plain, readable
 from eyesel.images import ImageTransform, Names, Source, open_image
 from eyesel.images.assumed import assumed
-from eyesel.models.vit import Pool, ViT, at_size
-from eyesel.stream import Answer, stream
+from eyesel.models.vit import Pool, at_size
+from eyesel.stream import Answer
 from eyesel.taps.rollout import Fusion
 from eyesel.weights.files import read_json
 from eyesel.weights.hub import resolve
@@ -32,42 +27,11 @@ from eyesel.weights.views import HeldTensor
 from eyesel.weights.vit import StoredViT, open_vit_files
 from eyesel.weights.vit_save import check_format, write_vit
 
-Function = Literal["softmax", "sigmoid", "none"]
-T = TypeVar("T")
-
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits: logits.softmax(-1),
-    "sigmoid": torch.sigmoid,
-    "none": lambda logits: logits,
-}
+__all__ = ["Function", "ImageClassifier", "Prediction"]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A label and its score: a share of 1, or the raw number of a regression."""
-
-    label: str
-    score: float
-
-
-class ImageClassifier:
+class ImageClassifier(Eye):
     """Made by `ImageClassifier.load("tiny")`. Calls share only the weights, so threads can share an object."""
-
-    def __init__(
-        self,
-        model: ViT,
-        transform: ImageTransform,
-        labels: Sequence[str],
-        problem_type: str = "single_label_classification",
-        name: str = "",
-    ) -> None:
-        if problem_type not in PROBLEM_TYPES:
-            raise SettingError(f"problem_type {problem_type!r} is unknown; it is one of {', '.join(PROBLEM_TYPES)}.")
-        self.model, self.transform, self.labels = model, transform, tuple(labels)
-        self.problem_type, self.name = problem_type, name
-        self.device = model.patch_embeddings.weight.device
-        self.dtype = model.patch_embeddings.weight.dtype
 
     @classmethod
     def load(
@@ -89,7 +53,7 @@ class ImageClassifier:
         stored = open_vit_files(path)
         transform = _transform(path if path.is_dir() else path.parent, stored)
         labels = labels_of(stored.config, stored.model.config.classes)
-        shape = stored.model.config if image_size is None else stored.model.config.at_size(image_size)
+        shape = stored.model.config if image_size is None else stored.model.config.at_size(plain(image_size))
         transform = transform if image_size is None else transform.with_size(*shape.image_size)
         return cls(
             at_size(stored.model.load(choose_device(device), precision), shape.image_size),
@@ -124,23 +88,6 @@ class ImageClassifier:
         if self.transform.crop is not None and self.transform.crop_to_even != (format == "timm"):
             warnings.warn(f"{format} rounds half pixels its own way: its crops may lie a pixel aside.", stacklevel=2)
 
-    def fingerprint(self) -> str:
-        """Sixteen digits that tell this model, its preprocessing and labels from others, by a part of its weights."""
-        known = (self.model.config, self.transform, self.labels, self.problem_type, self.dtype)
-        digest = hashlib.sha256(repr(known).encode())
-        for name, tensor in self.model.state_dict().items():
-            part = tensor.flatten()[:: max(tensor.numel() // 1024, 1)]
-            digest.update(name.encode() + part.float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    @property
-    def default_function(self) -> Function:
-        """What makes scores of logits, chosen as in transformers: a single class cannot share its score with others."""
-        if self.problem_type == "regression":
-            return "none"
-        alone = self.problem_type == "multi_label_classification" or self.model.config.classes == 1
-        return "sigmoid" if alone else "softmax"
-
     @overload
     def classify(
         self, images: list[Any], top_k: int = 5, batch_size: int = 8, function_to_apply: Function | None = None
@@ -158,8 +105,8 @@ class ImageClassifier:
         itself, or `none`. The default follows from the checkpoint's problem_type, as in transformers: softmax for one
         label a picture, sigmoid for several or for a single class, none for a regression.
         """
-        predict = self._predictor(top_k, function_to_apply)
-        results = [found for pixels in self._batches(images, batch_size) for found in predict(pixels)]
+        predict = self.predictor(top_k, function_to_apply)
+        results = [found for pixels in self.batches(images, batch_size) for found in predict(pixels)]
         return results if isinstance(images, list) else results[0]
 
     def classify_many(
@@ -178,16 +125,16 @@ class ImageClassifier:
         `images` are files, folders, globs, tar archives (`-` is one over standard input) and lists of files (`@FILE`),
         or sources of your own. A picture that cannot be read is an answer with an `error`, and does not stop the rest.
         `workers` threads decode (default: one a core, at most 8). `draft` decodes large JPEGs at 1/2, 1/4 or 1/8 of
-        their size, no less than twice what the network reads; with `thumbnail`, answers hold a small picture, whose
+        their size, no less than four times what the network reads, whose numbers change by 4 of 255 at most; with `thumbnail`, answers hold a small picture, whose
         longer side has that many pixels. What is wrong with the settings is raised at once.
         """
-        predict = self._predictor(top_k, function_to_apply)
-        return self._stream(images, predict, batch_size, workers, draft, thumbnail)
+        predict = self.predictor(top_k, function_to_apply)
+        return self.streamed(images, predict, batch_size, workers, draft, thumbnail)
 
     def logits(self, images: Any, batch_size: int = 8) -> Tensor:
         """Raw scores of a list of pictures, (B, classes) float32; of one picture, (classes,)."""
         with torch.inference_mode():
-            logits = torch.cat([self.model(pixels).float().cpu() for pixels in self._batches(images, batch_size)])
+            logits = torch.cat([self.model(pixels).float().cpu() for pixels in self.batches(images, batch_size)])
         return logits if isinstance(images, list) else logits[0]
 
     def embed(
@@ -210,8 +157,8 @@ class ImageClassifier:
         Layers come as they are computed, but for -1, which is the last one behind the final norm, as the head sees it;
         `final_norm` True or False puts all of them behind the norm, or none. `normalize` gives vectors of length 1.
         """
-        embedder = self._embedder(pool, layer, final_norm, normalize)
-        stacked = np.concatenate([embedder(pixels) for pixels in self._batches(images, batch_size)])
+        embedder = self.embedder(pool, layer, final_norm, normalize)
+        stacked = np.concatenate([embedder(pixels) for pixels in self.batches(images, batch_size)])
         return stacked if isinstance(images, list) else stacked[0]
 
     def embed_many(
@@ -227,8 +174,8 @@ class ImageClassifier:
         draft: bool = False,
     ) -> Iterator[Answer[np.ndarray]]:
         """`embed`, one picture after the other, of as many as there are; the rest is as in `classify_many`."""
-        embedder = self._embedder(pool, layer, final_norm, normalize)
-        return self._stream(images, embedder, batch_size, workers, draft)
+        embedder = self.embedder(pool, layer, final_norm, normalize)
+        return self.streamed(images, embedder, batch_size, workers, draft)
 
     @overload
     def attention(
@@ -292,16 +239,16 @@ class ImageClassifier:
         """
         question = Question(
             method,
-            layer,
-            head,
+            plain(layer),
+            plain(head),
             fusion,
             discard_ratio,
-            None if target is None else self._class(target),
+            None if target is None else self.class_number(target),
             mask_outliers,
             outlier_ratio,
         )
         listed = [open_image(image) for image in (images if isinstance(images, list) else [images])]
-        looks = explain(self.model, self._batches(listed, batch_size), question)
+        looks = explain(self.model, self.batches(listed, batch_size), question)
         results = []
         for picture, look in zip(listed, looks, strict=True):
             results.append(
@@ -317,102 +264,6 @@ class ImageClassifier:
                 )
             )
         return results if isinstance(images, list) else results[0]
-
-    def _class(self, wanted: int | str) -> int:
-        """The number of a class by its number, its label, or one of the words for it that a label lists."""
-        text = str(wanted).strip().casefold()
-        if text.isdecimal() and int(text) < len(self.labels):
-            return int(text)
-        whole = [i for i, label in enumerate(self.labels) if label.casefold() == text]
-        listed = [i for i, label in enumerate(self.labels) if text in label.casefold().split(", ")]
-        for found in (whole, listed):
-            if len(found) == 1:
-                return found[0]
-        near = get_close_matches(text, [label.casefold() for label in self.labels], n=3)
-        known = f"is it {' or '.join(near)}?" if near else f"there are {len(self.labels)}, from {self.labels[0]!r} on."
-        raise SettingError(f"{wanted!r} is no class of this model; {known}")
-
-    def _layer(self, layer: int, final_norm: bool | None) -> tuple[int, bool]:
-        """Its index in `hidden_states`, and whether it goes through the final norm."""
-        depth = self.model.config.depth
-        if not -depth - 1 <= layer <= depth:
-            raise SettingError(f"layer is {layer}; this model has layers 0 to {depth}, or -{depth + 1} to -1.")
-        return layer % (depth + 1), layer == -1 if final_norm is None else final_norm
-
-    def _predictor(self, top_k: int, function_to_apply: Function | None) -> Callable[[Tensor], list[list[Prediction]]]:
-        """What makes predictions of pixels (B, 3, H, W)."""
-        if top_k < 1:
-            raise SettingError(f"top_k is {top_k}; it must be at least 1.")
-        function = function_to_apply or self.default_function
-        if function not in _FUNCTIONS:
-            raise SettingError(f"function_to_apply is {function!r}; it is one of {', '.join(_FUNCTIONS)}.")
-
-        def predict(pixels: Tensor) -> list[list[Prediction]]:
-            scores = self._scores(pixels, function)
-            best = scores.topk(min(top_k, scores.shape[1]))
-            return [
-                [Prediction(self.labels[i], score) for i, score in zip(indices, values, strict=True)]
-                for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-
-        return predict
-
-    def _embedder(
-        self, pool: Pool, layer: int | Sequence[int], final_norm: bool | None, normalize: bool
-    ) -> Callable[[Tensor], np.ndarray]:
-        """What makes embeddings (B, ...) of pixels (B, 3, H, W)."""
-        if pool not in ("cls", "mean", "none", "grid"):
-            raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none, grid.")
-        layers = [self._layer(i, final_norm) for i in ([layer] if isinstance(layer, int) else layer)]
-        if not layers:
-            raise SettingError("There are no layers in the list; give at least one.")
-
-        def embedder(pixels: Tensor) -> np.ndarray:
-            with torch.inference_mode():
-                vectors = self.model.vectors(pixels, layers, pool)  # (B, L, ...)
-                vectors = F.normalize(vectors, dim=-1) if normalize else vectors
-            stacked = vectors.cpu().numpy()
-            return stacked[:, 0] if isinstance(layer, int) else stacked
-
-        return embedder
-
-    def _stream(
-        self,
-        images: Names | Iterable[Source],
-        network: Callable[[Tensor], Iterable[T]],
-        batch_size: int,
-        workers: int | None,
-        draft: bool,
-        thumbnail: int | None = None,
-    ) -> Iterator[Answer[T]]:
-        return stream(
-            images,
-            self.transform,
-            lambda pixels: network(pixels.to(self.device, self.dtype)),
-            batch_size,
-            workers,
-            draft,
-            thumbnail,
-        )
-
-    def _scores(self, pixels: Tensor, function: str) -> Tensor:
-        with torch.inference_mode():
-            scores = _FUNCTIONS[function](self.model(pixels).float()).cpu()
-        if not scores.isfinite().all():
-            raise CheckpointError(f"{self.name} gives scores that are no numbers; try --precision float32.")
-        return scores
-
-    def _pixels(self, pictures: list[Image.Image]) -> Tensor:
-        return self.transform(pictures).to(self.device, self.dtype)
-
-    def _batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
-        listed = images if isinstance(images, list) else [images]
-        if not listed:
-            raise SettingError("There are no pictures in the list; give at least one.")
-        if batch_size < 1:
-            raise SettingError(f"batch_size is {batch_size}; it must be at least 1.")
-        for start in range(0, len(listed), batch_size):
-            yield self._pixels([open_image(image) for image in listed[start : start + batch_size]])
 
 
 def _transform(folder: Path, stored: StoredViT) -> ImageTransform:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from eyesel.errors import OutputError
 from eyesel.images import WRITABLE, check_writable, save_image
@@ -124,12 +124,12 @@ class ContactSheet:
         for entry in entries:
             self._spool.seek(entry.start)
             picture = Image.open(io.BytesIO(self._spool.read(entry.length))).convert("RGB")
-            enlarged = SIDE // max(picture.size)  # small pictures by whole numbers, so that they stay sharp
+            enlarged = SIDE // max(picture.size)  # tiny pictures by whole numbers, so that they stay sharp
             if enlarged > 1:
-                picture = picture.resize(
-                    (picture.width * enlarged, picture.height * enlarged), Image.Resampling.NEAREST
-                )
-            yield picture
+                size = (picture.width * enlarged, picture.height * enlarged)
+                yield picture.resize(size, Image.Resampling.NEAREST)
+            else:
+                yield ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def _goodness(entry: _Entry) -> tuple[bool, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from eyesel.canvas import MAX_SIDE, SIZE_STEP
 from eyesel.conditioning import PromptEncoder
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.fields import plain
 from eyesel.images import from_pil, to_pil
 from eyesel.models.autoencoder import Autoencoder
 from eyesel.models.clip_text import ClipText
@@ -96,6 +97,7 @@ class Easel:
         if size is None:
             sample = self.unet.config.sample_size * self.autoencoder.config.factor
             return sample, sample
+        size = plain(size)
         if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
             raise SettingError(f"size is {size!r}; it must be (width, height) in pixels, such as (512, 768).")
         for name, side in zip(("width", "height"), size, strict=True):

@@ -19,10 +19,21 @@ Layers = Annotated[int, range(1001)]
 Levels = range(1, 17)
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy (or an array of no dimensions) as Python's, in tuples and lists, too; all else as it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def check_fields(config: Any, error: type[EyeselError] = CheckpointError) -> None:
-    """Raise unless every field of the dataclass holds what its annotation says; numbers are finite, True is no int."""
+    """Raise unless every field of the dataclass holds what its annotation says; numbers are finite, True is no int.
+
+    Numbers of numpy become Python's.
+    """
     for field in fields(config):
-        value = getattr(config, field.name)
+        value = plain(getattr(config, field.name))
+        object.__setattr__(config, field.name, value)  # of a frozen one, too
         if not _fits(value, field.type):
             shown = repr(value)
             shown = shown if len(shown) <= 100 else f"{shown[:100]}..."

@@ -9,7 +9,7 @@ it, is cut off and done again. OUT itself is written from these, whole, at the e
 import json
 import math
 import os
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from eyesel.errors import OutputError, SettingError
-from eyesel.images import Source, written_whole
+from eyesel.images import Source, Tally, digest, written_whole
 
 Row = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Journal(AbstractContextManager["Journal"]):
         """
         self.path, self.vectors_path = _part(output), output.with_name(f"{output.name}.part.f32")
         self.shape = None if shape is None else tuple(shape)
-        self._done: Counter[str] = Counter()
+        self._done = array("Q")  # digests of the names
         self.vectors_count = 0
         header = json.loads(json.dumps({"eyesel": 1, "settings": {**settings, "shape": shape}}))
         if resume and self.path.exists():
@@ -71,7 +71,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     @property
     def count(self) -> int:
-        return self._done.total()
+        return len(self._done)
 
     def append(self, rows: Sequence[Row], vectors: Sequence[np.ndarray] = ()) -> None:
         """Rows, each with the name of its picture as `file`; and a vector for each that has no `error`."""
@@ -84,16 +84,12 @@ class Journal(AbstractContextManager["Journal"]):
         except OSError as error:
             raise self._unwritable(error) from None
         self.vectors_count += len(vectors)
-        self._done.update(row["file"] for row in rows)
+        self._done.extend(digest(row["file"]) for row in rows)
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         """The sources that have no row yet; of several with one name, as many as have none."""
-        done = self._done.copy()
-        for source in sources:
-            if done[source.name]:
-                done[source.name] -= 1
-            else:
-                yield source
+        done = Tally(self._done)
+        return (source for source in sources if not done.take(source.name))
 
     def rows(self) -> Iterator[Row]:
         with self.path.open("rb") as file:
@@ -149,7 +145,7 @@ class Journal(AbstractContextManager["Journal"]):
                 if row is None or (has_vector and self.vectors_count == stored):
                     break
                 self.vectors_count += has_vector
-                self._done[row["file"]] += 1
+                self._done.append(digest(row["file"]))
                 end += len(line)
         os.truncate(self.path, end)
         if size:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eyesel.easel import Easel
 from eyesel.errors import CheckpointError, SettingError
+from eyesel.fields import plain
 from eyesel.models.clip_text import ClipText
 from eyesel.models.image_blocks import Blocks
 from eyesel.models.unet import UNet
@@ -274,6 +275,7 @@ class StableDiffusion(Easel):
         chosen.check_for(image is not None, mask is not None)
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         painter, said = self.asked_for(prompts, chosen.negative, loras)
+        n = plain(n)
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))

@@ -119,6 +119,17 @@ def test_outliers(run, photos, db, tmp_path):
     refused(run("index", "outliers", "--fit", good, "--score", new, "--k", 20), "20 neighbours")
 
 
+def test_outliers_among_which_one_cannot_be_read(run, photos):
+    (photos / "0" / "broken.png").write_bytes(b"nothing")
+    code, out, err = run("index", "outliers", "--fit", photos, "--score", photos / "0")
+    assert code == 0 and err.count("left out") == 2 and "0 of 3 lie beyond" in out and "the 12 good ones" in out
+    for file in (photos / "1").iterdir():
+        file.write_bytes(b"nothing")
+    refused(
+        run("index", "outliers", "--fit", photos / "2", "--score", photos / "1"), "none of the pictures", "photos/1"
+    )
+
+
 def test_without_the_extra(run, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "lancedb", None)
     refused(run("index", "build", photos, "--db", "db"), 'pip install "eyesel[search]"', "lancedb")

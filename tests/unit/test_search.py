@@ -112,6 +112,13 @@ def test_a_picture_that_breaks_leaves_and_other_folders_stay(index, eye, folder)
     assert [Path(row.path).name for row in index.all()[0]] == ["1.png", "2.png", "3.png"]
 
 
+def test_labels_stay_where_a_folder_tells_none(index, eye, folder):
+    build(index, eye, folder)
+    before = {row.path: row.label for row in index.rows()}
+    assert build(index, eye, folder / "b").touched == 0
+    assert {row.path: row.label for row in index.rows()} == before and "b" in before.values()
+
+
 def test_a_build_that_was_stopped_goes_on(index, eye, folder):
     seen = []
 

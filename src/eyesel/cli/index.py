@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eyesel.cli.options import BatchSize, Device, Force, Json, Model, Offline, Precision, batches, print_json, progress
+from eyesel.cli.options import BatchSize, Device, Force, Json, Model, Offline, Precision, print_json, progress
 from eyesel.errors import OutputError, SettingError
 
 if TYPE_CHECKING:
@@ -140,9 +140,10 @@ def duplicates(
     rows, vectors = index.all()
     groups = duplicates(rows, vectors, threshold)
     entries = [
-        (f"{i + 1} {'same' if group.exact else format(group.similarity, '.4f')}", rows[number].path)
+        # a title over the first of each group
+        ("" if j else f"{i + 1}: {'same' if group.exact else format(group.similarity, '.4f')}", rows[number].path)
         for i, group in enumerate(groups)
-        for number in group.rows
+        for j, number in enumerate(group.rows)
     ]
     _save_sheet(sheet, entries)
     if json:
@@ -278,19 +279,29 @@ def _classifier(
 def _embedded(
     classifier: "ImageClassifier", folder: Path, batch_size: int, what: str
 ) -> "tuple[list[tuple[str, str | None]], np.ndarray]":
-    """(path, label) of the pictures of a folder, and their vectors."""
+    """(path, label) of the pictures of a folder, and their vectors; what cannot be read is left out and said."""
     import numpy as np
 
+    from eyesel.errors import ImageError
     from eyesel.images import find_images
     from eyesel.images.labels import folder_labels
 
-    files, parts = find_images(folder), []
-    with progress(what, len(files)) as advance:
-        for batch in batches(files, batch_size):
-            parts.append(classifier.embed(batch, batch_size=batch_size))
-            for _ in batch:
-                advance()
-    return [(str(file), label) for file, label in folder_labels(folder, files).items()], np.concatenate(parts)
+    labels = folder_labels(folder, find_images(folder))
+    entries, vectors, problems = [], [], []
+    with progress(what, len(labels)) as advance:
+        answers = classifier.embed_many(list(labels), batch_size=batch_size)
+        for (file, label), answer in zip(labels.items(), answers, strict=True):
+            if answer.value is None:
+                problems.append(answer.error)
+            else:
+                entries.append((str(file), label))
+                vectors.append(answer.value)
+            advance()
+    if not vectors:
+        raise ImageError(f"none of the pictures in {folder} can be read: {problems[0]}")
+    for problem in problems:
+        typer.echo(f"eyesel: note: left out: {problem}", err=True)
+    return entries, np.stack(vectors)
 
 
 def _check_sheet(sheet: Path | None) -> None:

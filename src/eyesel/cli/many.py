@@ -10,7 +10,7 @@ import typer
 from eyesel.cli.options import print_json, progress
 
 if TYPE_CHECKING:
-    from eyesel.images import Archive
+    from eyesel.images import Found
     from eyesel.journal import Journal
     from eyesel.stream import Answer
 
@@ -30,14 +30,13 @@ def finished(output: Path, resume: bool, force: bool) -> bool:
     return True
 
 
-def readable(
-    answers: "Iterable[Answer[T]]", images: Sequence[str], found: "Sequence[Path | Archive]"
-) -> "Iterator[Answer[T]]":
+def readable(answers: "Iterable[Answer[T]]", images: Sequence[str], found: "Found") -> "Iterator[Answer[T]]":
     """The answers; but a file named alone that cannot be read is bad input, and no picture among others."""
     from eyesel.errors import ImageError
 
     alone = len(images) == 1 and (images[0] == "-" or Path(images[0]).expanduser().is_file())
-    name = str(found[0]) if isinstance(found[0], Path) else found[0].name
+    first = next(iter(found))
+    name = str(first) if isinstance(first, Path) else first.name
     for number, answer in enumerate(answers):
         if alone and number == 0 and answer.error is not None and answer.name == name:
             raise ImageError(answer.error)
@@ -45,11 +44,10 @@ def readable(
 
 
 @contextmanager
-def counted(what: str, found: "Sequence[Path | Archive]", journal: "Journal | None") -> Iterator[Callable[..., None]]:
+def counted(what: str, found: "Found", journal: "Journal | None") -> Iterator[Callable[..., None]]:
     """A progress bar over all pictures, of which the journal knows some already; a word about it after Ctrl-C."""
-    known = all(isinstance(item, Path) for item in found)
     try:
-        with progress(what, len(found) if known else None) as advance:
+        with progress(what, None if found.has_archives else len(found)) as advance:
             advance(0 if journal is None else journal.count)
             yield advance
     except KeyboardInterrupt:

@@ -10,7 +10,8 @@ from eyesel.images.files import WRITABLE, check_room, check_writable, read_metad
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.fit import RESIZES, fitted, window
 from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
-from eyesel.images.sources import Archive, Names, Source, each_source, find_sources
+from eyesel.images.sources import Found, Names, Source, each_source, find_sources
+from eyesel.images.tally import Tally, digest
 from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
 
@@ -20,16 +21,18 @@ __all__ = [
     "READABLE",
     "RESIZES",
     "WRITABLE",
-    "Archive",
+    "Found",
     "ImageTransform",
     "Names",
     "Source",
+    "Tally",
     "ahead",
     "alpha_mask",
     "around",
     "blurred",
     "check_room",
     "check_writable",
+    "digest",
     "each_source",
     "filled",
     "find_images",

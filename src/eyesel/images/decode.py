@@ -43,8 +43,8 @@ def open_image(source: Any, mode: Mode = "RGB", at_least: int | None = None) -> 
     frame is taken, transparency is laid over white (as transformers 5 does) or, in mode RGBA, kept, 16-bit grey is
     scaled to 8 bits, and CMYK is converted as Pillow does, without colour profiles.
 
-    With `at_least`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if both sides keep that many pixels: faster, and
-    no longer the same pixels.
+    With `at_least`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that divides both sides, and leaves them that
+    many pixels: faster, and no longer the same pixels.
 
     Raises `ImageError` for anything else, and for pictures of more than `MAX_PIXELS` pixels before they are decoded.
     """
@@ -130,7 +130,7 @@ def _finish(image: Image.Image, name: str, mode: Mode, at_least: int | None = No
         raise ImageError(f"{name} is {width} x {height} pixels: a picture has at least one.")
     try:
         if at_least is not None:
-            image.draft(None, (at_least, at_least))  # nothing, unless it is a JPEG
+            image.draft(None, _drafted(image.size, at_least))  # nothing, unless it is a JPEG
         image.load()
         converted = _converted(image, name, mode)
     except ImageError:
@@ -139,6 +139,12 @@ def _finish(image: Image.Image, name: str, mode: Mode, at_least: int | None = No
         raise damaged(name, error) from error
     turn = _ROTATIONS.get(_orientation(image))
     return converted if turn is None else converted.transpose(turn)
+
+
+def _drafted(size: tuple[int, int], at_least: int) -> tuple[int, int]:
+    """The smallest size that a draft may have. Of sides that do not divide, it would show a part of a pixel more."""
+    shares = [n for n in (8, 4, 2) if not any(side % n for side in size) and min(size) >= n * at_least]
+    return (size[0] // shares[0], size[1] // shares[0]) if shares else size
 
 
 def _too_large(name: str, size: str) -> ImageError:

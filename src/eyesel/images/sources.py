@@ -8,6 +8,7 @@ import os
 import sys
 import tarfile
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from lzma import LZMAError
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from eyesel.errors import ImageError
-from eyesel.images.find import READABLE, each_once, meant_by
+from eyesel.images.find import READABLE, meant_by, nothing_given, opening
+from eyesel.images.tally import Tally, digest
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER = 1 << 28  # bytes: more than any picture of MAX_PIXELS needs that a camera or a program writes
@@ -75,14 +77,51 @@ class _Named(io.BytesIO):
         self.name = name
 
 
-def find_sources(names: Names) -> list[Path | Archive]:
+class Found:
+    """Files and archives, in order, each once. They are listed anew whenever they are gone through, so that 100,000 of
+    them need no memory to speak of.
+    """
+
+    def __init__(self, names: Names) -> None:
+        """Goes through them a first time."""
+        self._names = [names] if isinstance(names, (str, Path)) else list(names)
+        self.has_archives = False
+        digests = array("Q")
+        for item in self._listed():
+            digests.append(digest(_name(item)))
+            self.has_archives |= isinstance(item, Archive)
+        if not digests:
+            raise nothing_given()
+        self._digests = digests
+        self._count = len(Tally(digests))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> "Iterator[Path | Archive]":
+        if self._count == len(self._digests):
+            return self._listed()
+        left = Tally(set(self._digests))
+        return (item for item in self._listed() if left.take(_name(item)))
+
+    def _listed(self) -> "Iterator[Path | Archive]":
+        for name in self._names:
+            with opening(name):
+                yield from _sources_of(name)
+
+
+def _name(item: Path | Archive) -> str:
+    return item.name if isinstance(item, Archive) else str(item)
+
+
+def find_sources(names: Names) -> Found:
     """What names stand for, in the order given, each once.
 
     Beside the files, folders and globs of `find_images`: `@FILE`, a list of pictures and archives, one a line, relative
     to the list; a tar archive; and `-`, a tar archive over standard input. Raises `ImageError` for a name that stands
     for nothing; of a list, what is not there is found out when it is opened.
     """
-    return each_once(names, _sources_of)
+    return Found(names)
 
 
 def each_source(found: Iterable[Path | Archive]) -> Iterator[Source]:
@@ -96,26 +135,33 @@ def each_source(found: Iterable[Path | Archive]) -> Iterator[Source]:
         raise ImageError("there is no picture in the archive: its members have no suffix such as .jpg or .png.")
 
 
-def _sources_of(name: str | Path) -> list[Path | Archive]:
+def _sources_of(name: str | Path) -> Iterator[Path | Archive]:
     text = str(name)
     if text == "-":
         if sys.stdin.isatty():
             raise ImageError("- reads a tar archive from standard input, and that is a keyboard: use a pipe.")
-        return [Archive(None)]
-    if text.startswith("@") and not Path(text).exists():
-        return [_source(path) for path in _listed(Path(text[1:]).expanduser())]
-    return [_source(path) for path in meant_by(name, ARCHIVES)]
+        yield Archive(None)
+        return
+    listed = text.startswith("@") and not Path(text).exists()
+    for path in _lines(Path(text[1:]).expanduser()) if listed else meant_by(name, ARCHIVES):
+        yield Archive(path) if path.name.lower().endswith(ARCHIVES) else path
 
 
-def _source(path: Path) -> Path | Archive:
-    return Archive(path) if path.name.lower().endswith(ARCHIVES) else path
-
-
-def _listed(path: Path) -> list[Path]:
+def _lines(path: Path) -> Iterator[Path]:
     if not path.is_file():
         raise ImageError(f"{path} is no list of pictures: give a text file with one path a line.")
-    text = os.fsdecode(path.read_bytes())
-    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
-    if not lines or "\0" in text:
-        raise ImageError(f"{path} holds no names of pictures: give a text file with one path a line.")
-    return [path.parent / Path(line).expanduser() for line in lines]
+    some = False
+    with path.open("rb") as file:
+        for line in file:
+            name = os.fsdecode(line).removesuffix("\n").removesuffix("\r")
+            if "\0" in name:
+                raise _no_names(path)
+            if name.strip():
+                some = True
+                yield path.parent / Path(name).expanduser()
+    if not some:
+        raise _no_names(path)
+
+
+def _no_names(path: Path) -> ImageError:
+    return ImageError(f"{path} holds no names of pictures: give a text file with one path a line.")

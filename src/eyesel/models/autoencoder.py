@@ -1,5 +1,6 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022): pictures to latents an eighth their size, and back."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -99,20 +100,20 @@ class UpStage(Stage):
         return [*self.resnets, *self.upsamplers]
 
 
-class Stack(nn.Module):
+class Stack(nn.Module, ABC):
     """Layers between two convolutions, the last one normalised: what encoder and decoder have in common."""
 
     conv_in: nn.Conv2d
     conv_norm_out: nn.GroupNorm
     conv_out: nn.Conv2d
 
+    @abstractmethod
     def layers(self) -> list[nn.Module]:
         """In the order in which they run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def largest(self, x: Tensor) -> int:
         """How many numbers the largest map holds, a picture."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         if bands.pays(x, self.conv_in, self.largest(x)):

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from eyesel.errors import SettingError
+from eyesel.fields import plain
 from eyesel.models.unet import UNet
 
 MAX_SCALE = 100.0
@@ -107,6 +108,7 @@ def _shares(name: str, value: Any, layers: Iterable[str], levels: Mapping[str, i
 
 
 def _number(name: str, value: Any) -> float:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SCALE:
         raise SettingError(
             f"{name} is {value!r}; the scale of an image prompt is a number from -{MAX_SCALE:g} to {MAX_SCALE:g}."

@@ -10,6 +10,7 @@
 A weight W (out, in) or (out, in, kh, kw) becomes W + s · delta(W), for a strength s. All of it is computed in float32.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,17 +39,17 @@ class Change(Protocol):
         ...
 
 
-class Factored:
+class Factored(ABC):
     """A change that does not depend on the weight: `matrix` is all of it."""
 
     @property
+    @abstractmethod
     def sides(self) -> Sides | None:
         """Rows and columns of the product; None if the factors cannot be multiplied."""
-        raise NotImplementedError
 
+    @abstractmethod
     def matrix(self, device: torch.device) -> Tensor:
         """(rows, columns), float32."""
-        raise NotImplementedError
 
     def fits(self, shape: torch.Size) -> bool:
         return self.sides == sides(shape)

@@ -1,13 +1,14 @@
 """Bring an index up to date with a folder, embedding only what is new.
 
 A file whose path, size and time are known is left alone; of the others the bytes are hashed, and one whose hash is
-known keeps its vector under its new path. Each portion is committed by itself, so that a build that was stopped goes
+known keeps its vector under its new path. A label stays where the folder tells none, as that of a folder below the one
+that was indexed before. Each portion is committed by itself, so that a build that was stopped goes
 on where it was; rows of files that are gone are taken out last, when whoever moved them has their vectors.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def build(
     root = Path(folder).expanduser().resolve()
     files = find_images(root)
     update = _Update(index, classifier, batch_size, advance)
-    pending = [file for file in _files(root, files) if not update.is_known(file)]
+    pending = [file for file in _files(root, files, update.known) if not update.is_known(file)]
     for start in range(0, len(pending), portion):
         update.put(pending[start : start + portion])
     below = {path for path in update.known if Path(path).is_relative_to(root)}
@@ -71,10 +72,13 @@ class _File:
     label: str | None
 
 
-def _files(root: Path, files: Sequence[Path]) -> list[_File]:
-    labels = folder_labels(root, files)
-    states = {path: path.stat() for path in files}
-    return [_File(path, states[path].st_mtime_ns, states[path].st_size, labels[path]) for path in files]
+def _files(root: Path, files: Sequence[Path], known: Mapping[str, Row]) -> list[_File]:
+    found = []
+    for path, told in folder_labels(root, files).items():
+        row, state = known.get(str(path)), path.stat()
+        label = row.label if told is None and row is not None else told
+        found.append(_File(path, state.st_mtime_ns, state.st_size, label))
+    return found
 
 
 class _Update:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from eyesel.canvas import Canvas, prepare
 from eyesel.errors import ImageError, SettingError
+from eyesel.fields import plain
 from eyesel.images import fitted, open_image, open_mask
 from eyesel.settings import Settings
 
@@ -52,7 +53,7 @@ def _checked(source: Any, what: str) -> Image.Image:
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if count == 0:
         raise SettingError("There is no style: give at least one picture.")
-    weights = [1.0] * count if weights is None else list(weights)
+    weights = [1.0] * count if weights is None else plain(list(weights))
     if len(weights) != count:
         raise SettingError(f"There are {len(weights)} weights and {count} styles: give one for each.")
     for weight in weights:

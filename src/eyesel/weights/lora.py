@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eyesel.errors import SettingError
+from eyesel.fields import plain
 from eyesel.models.clip_text import ClipText
 from eyesel.models.unet import UNet
 from eyesel.nn.adapted import adapted
@@ -80,6 +81,7 @@ def lora_file(lora: Any) -> LoraFile:
 
 
 def _strength(weight: Any) -> float:
+    weight = plain(weight)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= MAX_WEIGHT:
         raise SettingError(
             f"the weight of a LoRA is {weight!r}; it must be a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
