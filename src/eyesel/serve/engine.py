@@ -1,6 +1,7 @@
 """The engine under every dialect: classifications in batches, paintings as jobs, on one thread of one device."""
 
 import asyncio
+import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -51,27 +52,33 @@ class Engine:
         self._lock = threading.Condition()
         self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
         self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
-        self.ready = False
+        self._started = self.ready = False
 
     async def start(self) -> None:
-        """Begin to work; with `warm_up`, after the models have been loaded and asked once."""
+        """Begin to work; with `warm_up`, after the models have been loaded and asked once. Again, it does nothing.
+
+        Raises `EyeselError` for a model that cannot be used.
+        """
+        if self._started:
+            return
+        self._started = True
         self.jobs = JobDesk(
             self._lock, asyncio.get_running_loop(), self.models, self.store, self.metrics, self.options.limits
         )
         self._worker = Worker(self._lock, self._batches, self.jobs.next)
         self._worker.start()
         if self.options.warm_up:
-            await self._on_worker(self._warm_up)
+            await asyncio.wrap_future(self._worker.call(self._warm_up))
         self.ready = True
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Take no more, give what runs `grace` seconds, and keep what is still there as interrupted."""
+        """Take no more, give what runs `grace` seconds, and keep what is still there as interrupted; once is enough."""
+        if not self._started or self.jobs.closed:
+            return
         self.ready = False
         self.jobs.interrupt_waiting()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.jobs.idle(), grace)
-        except TimeoutError:
-            pass
         await asyncio.to_thread(self._worker.stop)
         await asyncio.wait_for(self.jobs.idle(), 30)
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
 """What comes in: pictures and parameters as forms, as JSON, or as the bytes of a picture alone.
 
-The media type is a hint: bytes without one, or with a wrong one, are looked at. Nothing is decoded before its header has
-said that it is not too large, and nothing is decoded in the event loop.
+The media type is a hint: bytes without one, or with a wrong one, are looked at. Nothing is decoded before its header
+has said that it is not too large, and nothing is decoded in the event loop.
 """
 
 import asyncio
@@ -27,10 +27,8 @@ from eyesel.serve.options import ServerOptions
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.IGNORECASE)
-_PICTURES = (  # how files of pictures begin
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ", b"\x00\x00\x01\x00",
-)  # fmt: skip
-MOST_DEPTH = 32  # of JSON
+# How files of pictures begin
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
 
 
 @dataclass
