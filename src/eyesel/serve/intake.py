@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,9 @@ class _closing:
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data, parse_constant=_no_constant)
+        value = strict_json(data)
+        if b"\\ud" in data.lower():  # half a character of two, which no text can be
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not UTF-8, too
         raise ApiError(400, f"The body is no JSON ({str(error)[:200]}).", None, "invalid_json") from None
     if not isinstance(value, dict):
@@ -100,8 +103,16 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+def strict_json(data: bytes | str) -> Any:
+    """JSON, with finite numbers alone. Raises `ValueError`."""
+    return json.loads(data, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 async def picture(source: Any, options: ServerOptions, field: str = "image", mode: Mode = "RGB") -> Image.Image:
