@@ -28,7 +28,7 @@ def test_who_was_served_last_comes_last():
     queue = filled([("a", "a0"), ("a", "a1"), ("b", "b0")])
     assert queue.take(lambda *_: False) == ["a0"]
     queue.put("c0", "c")
-    assert served(queue) == ["b0", "a1", "c0"]
+    assert served(queue) == ["b0", "c0", "a1"]
 
 
 def test_priorities_come_first():
