@@ -54,6 +54,7 @@ ALLOWED = {
     "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "stylize", "taps", "text"},
     "search": {"classifier", "images", "taps", "weights"},
     "compare": {"classifier", "images", "stable_diffusion", "weights"},
+    "train": {*MODELS, "__init__", "classifier", "contact", "images"},
     "cli": {
         "attention",
         "classifier",
@@ -71,6 +72,7 @@ ALLOWED = {
         "stable_diffusion",
         "stream",
         "stylize",
+        "train",
         "weights",
         "__init__",
     },
@@ -110,6 +112,10 @@ THIRD_PARTY = {
     "stable_diffusion": {"torch"},
     "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
     "compare": {"numpy", "PIL", "safetensors", "torch"},
+    "train": {
+        *("torch", "numpy", "PIL", "safetensors", "huggingface_hub", "rich"),
+        *("transformers", "accelerate", "datasets", "peft", "matplotlib"),
+    },
     "cli": {"typer", "rich", "numpy", "PIL"},
     "__init__": set(),
 }
