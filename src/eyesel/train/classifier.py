@@ -2,8 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,83 +13,18 @@ from transformers.trainer_utils import EvalPrediction
 
 from eyesel.classifier import ImageClassifier
 from eyesel.train.adapters import without_lora
-from eyesel.train.arguments import training_arguments
-from eyesel.train.augment import Augmentation
 from eyesel.train.batches import Collate, LabelledPictures
+from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
 from eyesel.train.judged import Judged, accuracy_and_f1
 from eyesel.train.labelled import read_labelled
 from eyesel.train.output import Output
 from eyesel.train.pictures import report_skipped
 from eyesel.train.splits import Splits, make_splits
 from eyesel.train.trainer import Trainer
-from eyesel.train.tuning import ClassifierTask, Lora, for_classes, set_trainable
-from eyesel.train.written import write_classifier
+from eyesel.train.tuning import ClassifierTask, for_classes, set_trainable
+from eyesel.train.written import Outcome
 from eyesel.weights.vit_save import check_format
 from eyesel.weights.vit_transformers_format import written_config
-
-# huggingface.co/amunchet/rorshark-vit-base: run_image_classification.py of transformers with these.
-RECIPE: dict[str, Any] = {
-    "learning_rate": 2e-5,
-    "num_train_epochs": 5.0,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "seed": 1337,
-    "lr_scheduler_type": "linear",
-    "logging_strategy": "steps",
-    "logging_steps": 10,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 3,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "accuracy",
-    "greater_is_better": True,
-    "report_to": "none",
-    "restore_callback_states_from_checkpoint": True,
-}
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """What is not a field of TrainingArguments.
-
-    `tune`: full, head (a linear probe), last-N or lora. `validation_share` of each class is held back where the data
-    have no validation split. `class_weights` weighs classes by the inverse of how many pictures they have.
-    `early_stopping` is after how many evaluations without a better one to stop, 0 for never; `average` the decay of an
-    average of the weights (EMA), None for none. With `strict`, a picture that cannot be read stops the run. `format` is
-    that of the output: transformers or timm.
-    """
-
-    tune: str = "full"
-    image_size: int | None = None
-    validation_share: float = 0.15
-    crop: float = 0.08
-    flip: bool = True
-    rand_augment: int = 0
-    rand_magnitude: int = 9
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    class_weights: bool = False
-    early_stopping: int = 0
-    average: float | None = None
-    lora_rank: int = 16
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.1
-    lora_targets: tuple[str, ...] = ("to_q", "to_v")
-    image_column: str | None = None
-    label_column: str | None = None
-    strict: bool = False
-    format: str = "transformers"
-    offline: bool = False
-
-    @property
-    def augmentation(self) -> Augmentation:
-        return Augmentation(
-            self.crop, self.flip, self.rand_augment, self.rand_magnitude, float(self.mixup), float(self.cutmix)
-        )
-
-    @property
-    def lora(self) -> Lora:
-        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
 
 
 def fit_classifier(
@@ -178,23 +112,11 @@ def train_classifier(
     if first:
         plain = without_lora(task.model) if settings.tune == "lora" else task.model
         trained = ImageClassifier(plain.cpu().eval(), began.transform, classes, name=str(output.folder))
-        write_classifier(
-            output.folder, trained, task.model, splits, judged, results, base, settings.tune, args, settings
-        )
+        outcome = Outcome(trained, task.model, splits, judged, results, base, str(data), args, settings)
+        outcome.write(output.folder)
         output.finish()
     trainer.accelerator.wait_for_everyone()
     return {name: value for values in results.values() for name, value in values.items()}
-
-
-def classifier_arguments(output: str | Path, overrides: Mapping[str, Any]) -> TrainingArguments:
-    """TrainingArguments of the recipe, but for what `overrides` says."""
-    workers = 4 if torch.cuda.is_available() else 0
-    loading = {
-        "dataloader_num_workers": workers,
-        "dataloader_persistent_workers": workers > 0,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    return training_arguments(output, {**RECIPE, **loading}, overrides)
 
 
 def _metrics(predicted: EvalPrediction) -> dict[str, float]:

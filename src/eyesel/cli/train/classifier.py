@@ -61,7 +61,8 @@ def classifier(
     check_installed()
 
     from eyesel.train.arguments import read_words
-    from eyesel.train.classifier import ClassifierSettings, classifier_arguments, train_classifier
+    from eyesel.train.classifier import train_classifier
+    from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
 
     args = classifier_arguments(output, read_words(context.args))
     settings = ClassifierSettings(
