@@ -21,6 +21,7 @@ _SAID_OTHERWISE = {
     "do_predict": "the test split is always evaluated where there is one",
     "push_to_hub": "the finished folder is uploaded by `hf upload`",
     "remove_unused_columns": "nothing is removed here",
+    "train_sampling_strategy": "the order follows from the seed",
     "label_names": "the labels are those of the data",
     "logging_nan_inf_filter": "a loss that is no number stops the run",
     "disable_tqdm": "the monitor follows the terminal",
