@@ -74,7 +74,8 @@ class Trainer(transformers.Trainer):
         checkpoint = self.output.checkpoint
         with self._explained():
             result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if self.average is not None and not self.args.load_best_model_at_end:
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.average is not None and best is None:
             self.average.copy_to(self.task)
         return result
 
