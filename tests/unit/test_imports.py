@@ -70,6 +70,7 @@ ALLOWED = {
         "weights",
         "__init__",
     },
+    "train": {*MODELS, "__init__", "fields", "classifier", "contact", "images"},
     "cli": {
         "attention",
         "classifier",
@@ -88,6 +89,7 @@ ALLOWED = {
         "stable_diffusion",
         "stream",
         "stylize",
+        "train",
         "weights",
         "__init__",
     },
@@ -129,6 +131,10 @@ THIRD_PARTY = {
     "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
     "compare": {"numpy", "PIL", "safetensors", "torch"},
     "serve": {"torch", "numpy", "PIL", "fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "train": {
+        *("torch", "numpy", "PIL", "safetensors", "huggingface_hub", "rich"),
+        *("transformers", "accelerate", "datasets", "peft", "matplotlib"),
+    },
     "cli": {"typer", "rich", "numpy", "PIL"},
     "__init__": set(),
 }

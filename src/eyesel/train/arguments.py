@@ -1,0 +1,156 @@
+"""Every field of transformers' TrainingArguments under its own name, from the command line or from Python."""
+
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from transformers import TrainingArguments
+
+from eyesel.errors import SettingError
+
+# What eyesel's own options say, or what its trainers do always.
+_SAID_OTHERWISE = {
+    "output_dir": "the output folder is said by --output",
+    "resume_from_checkpoint": "a stopped run goes on with --resume",
+    "do_train": "training is what this command does",
+    "do_eval": "what is evaluated is said by eval_strategy",
+    "do_predict": "the test split is always evaluated where there is one",
+    "push_to_hub": "the finished folder is uploaded by `hf upload`",
+    "remove_unused_columns": "nothing is removed here",
+    "train_sampling_strategy": "the order follows from the seed",
+    "label_names": "the labels are those of the data",
+    "logging_nan_inf_filter": "a loss that is no number stops the run",
+    "disable_tqdm": "the monitor follows the terminal",
+}
+_ALWAYS: dict[str, Any] = {"remove_unused_columns": False, "logging_nan_inf_filter": False, "disable_tqdm": True}
+_USUAL: dict[str, Any] = {"ddp_find_unused_parameters": False}  # a task uses all that it trains
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_POSITIVE = ("num_train_epochs", "learning_rate", "logging_steps", "eval_steps", "save_steps")
+_NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers")
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def training_arguments(
+    output: str | Path, defaults: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> TrainingArguments:
+    """`defaults` of a method, and what the user said instead of them; texts are read as the field's type.
+
+    Raises `SettingError` for a name that TrainingArguments has not, and for a value that it cannot be.
+    """
+    said = {check_name(name): read_value(name, value) for name, value in overrides.items()}
+    values = {**_USUAL, **defaults, **said, **_ALWAYS}
+    for name, least, excluded in (
+        *((name, 1, False) for name in _AT_LEAST_ONE),
+        *((name, 0, True) for name in _POSITIVE),
+        *((name, 0, False) for name in _NOT_NEGATIVE),
+    ):
+        value = values.get(name)
+        if value is not None and not (value > least if excluded else value >= least):
+            raise SettingError(f"{name} is {value!r}; it must be {'more than' if excluded else 'at least'} {least}.")
+    try:
+        return TrainingArguments(output_dir=str(output), **values)
+    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:  # of its own checks
+        raise SettingError(f"these settings do not go together ({' '.join(str(error).split())[:300]}).") from error
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """`["--learning-rate", "2e-5", "--bf16", "--no-use-cpu"]` as overrides: hyphens or underscores, `=` or a space."""
+    overrides: dict[str, Any] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            raise SettingError(f"{word!r} belongs to no option: options are written --name VALUE.")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and name.startswith("no_") and name not in _KINDS and bool in _members(name[3:]):
+            overrides[check_name(name[3:])] = False
+            continue
+        check_name(name)
+        if equals:
+            overrides[name] = read_value(name, value)
+        elif waiting and not waiting[0].startswith("--"):
+            overrides[name] = read_value(name, waiting.pop(0))
+        elif bool in _members(name):
+            overrides[name] = True
+        else:
+            raise SettingError(f"--{name} needs a value after it.")
+    return overrides
+
+
+def check_name(name: str) -> str:
+    """`name`, if it is a field that a user can set."""
+    if name in _SAID_OTHERWISE:
+        raise SettingError(f"{name} cannot be set: {_SAID_OTHERWISE[name]}.")
+    if name not in _KINDS:
+        holding = [known for known in _KINDS if name in known]
+        near = get_close_matches(name, _KINDS, n=3, cutoff=0.5) or holding[:3]
+        hint = f"; is it {' or '.join(near)}?" if near else "; see TrainingArguments of transformers."
+        raise SettingError(f"there is no option {name!r}{hint}")
+    return name
+
+
+def read_value(name: str, value: Any) -> Any:
+    """`value` as the type of the field; texts are read, everything else must fit already."""
+    members = _members(name)
+    if not isinstance(value, str):
+        if not any(_is(value, kind) for kind in members):
+            raise SettingError(f"{name} is {value!r}; it must be {_listed(members)}.")
+        return value
+    text = value.strip()
+    if type(None) in members and text.lower() in ("none", "null"):
+        return None
+    if bool in members and text.lower() in _WORDS and (int not in members and float not in members):
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        if kind in members:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    if any(_origin(kind) is dict for kind in members) and text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise SettingError(f"{name} is {text!r}, which is no JSON ({error}).") from None
+    if any(_origin(kind) is list for kind in members) and ("," in text or str not in members):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if any(kind is str or (isinstance(kind, type) and issubclass(kind, str)) for kind in members):
+        return text
+    raise SettingError(f"{name} is {text!r}; it must be {_listed(members)}.")
+
+
+_KINDS: dict[str, Any] = {
+    field.name: kind
+    for kinds in [get_type_hints(TrainingArguments)]
+    for field in fields(TrainingArguments)
+    if field.init
+    for kind in [kinds[field.name]]
+}
+
+
+def _members(name: str) -> tuple[Any, ...]:
+    kind = _KINDS.get(name)
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin = _origin(kind)
+    if not isinstance(origin, type):  # Literal and the like: TrainingArguments checks them
+        return True
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
+
+
+def _listed(kinds: Sequence[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    return " or ".join(words.get(kind, getattr(_origin(kind), "__name__", str(kind))) for kind in kinds)
