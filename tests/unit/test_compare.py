@@ -64,7 +64,7 @@ def test_verdict_follows_the_figures():
     assert verdict.count(". ") == 0  # one sentence
     near = Comparison(model("a", right=good), model("b", right=[1] * 96 + [0] * 4), labels)
     assert near.verdict().startswith("Neither is shown to be better (95.0 % against 96.0 %, a difference that chance")
-    assert "unknown: peak memory of the process" in near.verdict()
+    assert "unknown: memory and speed" in near.verdict()
     assert Comparison(model("a"), model("b")).verdict().startswith("Which does its work better is unknown")
     mixed = Comparison(model("a"), model("b", "painter", seen=[1, 0])).verdict()
     assert mixed.startswith("They do different things") and "50.0 % of the prompts" in mixed
