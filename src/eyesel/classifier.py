@@ -125,8 +125,9 @@ class ImageClassifier(Eye):
         `images` are files, folders, globs, tar archives (`-` is one over standard input) and lists of files (`@FILE`),
         or sources of your own. A picture that cannot be read is an answer with an `error`, and does not stop the rest.
         `workers` threads decode (default: one a core, at most 8). `draft` decodes large JPEGs at 1/2, 1/4 or 1/8 of
-        their size, no less than four times what the network reads, whose numbers change by 4 of 255 at most; with `thumbnail`, answers hold a small picture, whose
-        longer side has that many pixels. What is wrong with the settings is raised at once.
+        their size, no less than four times what the network reads, whose numbers change by 4 of 255 at most. With
+        `thumbnail`, answers hold a small picture, whose longer side has that many pixels. What is wrong with the
+        settings is raised at once.
         """
         predict = self.predictor(top_k, function_to_apply)
         return self.streamed(images, predict, batch_size, workers, draft, thumbnail)

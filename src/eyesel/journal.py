@@ -12,6 +12,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,6 +97,10 @@ class Journal(AbstractContextManager["Journal"]):
             next(file)
             yield from map(json.loads, file)
 
+    def names(self) -> "Names":
+        """Of the pictures that could be read; read from disk whenever they are gone through."""
+        return Names(self)
+
     def vectors(self) -> np.ndarray:
         """(count of rows without an error, ...) float32, mapped into memory."""
         assert self.shape is not None
@@ -154,6 +159,14 @@ class Journal(AbstractContextManager["Journal"]):
     def _unwritable(self, error: OSError) -> OutputError:
         reason = error.strerror or error
         return OutputError(f"{self.path} cannot be written ({reason}): make room and go on with --resume.")
+
+
+@dataclass(frozen=True)
+class Names:
+    journal: Journal
+
+    def __iter__(self) -> Iterator[str]:
+        return (row["file"] for row in self.journal.rows() if "error" not in row)
 
 
 def _part(output: Path) -> Path:

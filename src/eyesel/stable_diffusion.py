@@ -280,9 +280,30 @@ class StableDiffusion(Easel):
         if not isinstance(n, int) or n < 1:
             raise SettingError(f"n is {n!r}; at least one picture has to be painted.")
         said, typed = ([text for text in each for _ in range(n)] for each in (said, prompts))
+        own: dict[str, Any] = {"image": image, "mask": mask, "seed": seed, "noise": noise, "tap": tap}
+        return painter.steps_of(said, typed, align_style=align_style, align_norms=align_norms, **own, **settings)
+
+    def steps_of(
+        self,
+        said: Sequence[str],
+        typed: Sequence[str],
+        *,
+        image: Any = None,
+        mask: Any = None,
+        seed: int | None = None,
+        noise: Tensor | None = None,
+        tap: Tap | None = None,
+        align_style: bool = False,
+        align_norms: bool = False,
+        **settings: Any,
+    ) -> Iterator[Painting]:
+        """`steps` of prompts that `asked_for` has read: what is `said` of each picture, and what was `typed` for it."""
+        chosen = Settings.of(settings)
+        chosen.check_for(image is not None, mask is not None)
+        painter = self
         if align_style or align_norms:
-            painter, tap = painter._aligned(len(said), tap, align_style, align_norms), AlignStyle(len(said))
-        return Run(painter, said, typed, chosen, image, mask, seed, noise, tap, align_style).paintings()
+            painter, tap = self._aligned(len(said), tap, align_style, align_norms), AlignStyle(len(said))
+        return Run(painter, [*said], [*typed], chosen, image, mask, seed, noise, tap, align_style).paintings()
 
     def _aligned(self, count: int, tap: Tap | None, style: bool, norms: bool) -> "StableDiffusion":
         """The painter of one call that aligns `count` pictures."""

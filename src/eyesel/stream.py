@@ -14,8 +14,8 @@ from eyesel.images import ImageTransform, Names, Source, ahead, each_source, fin
 
 T = TypeVar("T")
 
-# Of what the network reads, sides of a picture that a draft keeps at least. What is read then is within 4 of 255 of what
-# is read of the whole picture, and half of one on average; with twice its sides it would be 14, and 2 on average.
+# Of what the network reads, sides of a picture that a draft keeps at least. What is read then is within 4 of 255 of
+# what is read of the whole picture, and half of one on average; with twice its sides it would be 14, and 2 on average.
 DRAFT = 4
 _MOST_WORKERS = 8  # more than that wait for one another
 

@@ -324,6 +324,10 @@ def test_loras_and_learned_words(run, painter, models, tmp_path):
     assert np.array_equal(ink, paint("a fox ", "--lora", "ink:0.8"))
     assert np.array_equal(ink, paint("a fox ", "--lora", f"{models / 'Lora' / 'ink.safetensors'}:0.3:0.8"))
     assert np.array_equal(paint("a fox <lora:ink:0>"), paint("a fox "))
+    assert not np.array_equal(paint("<lora:ink:0.8>"), paint(" <lora:oil:0.8>"))  # with nothing said besides
+    nested = "a fox <lora:<lora:oil:0>ink:0.8>"  # what is left of it is no tag, but words
+    easel = eyesel.StableDiffusion.load(painter, models_dir=models)
+    assert np.array_equal(paint(nested), np.asarray(easel.generate(nested, steps=2, seed=7).image))
     both = paint("a fox <lora:ink:0.8>", "--lora", "oil")
     assert not np.array_equal(both, ink)
     assert run("generate", "--from", "x.png", "--models-dir", models, "-o", "y.png")[0] == 0

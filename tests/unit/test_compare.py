@@ -57,12 +57,14 @@ def test_verdict_follows_the_figures():
     verdict = Comparison(
         model("a", right=bad, **steady), model("b", right=good, parameters=5, **steady), labels
     ).verdict()
-    assert verdict.startswith("b is right more often (95.0 % against 60.0 % of 100 pictures, which chance makes less")
-    assert "b is 2.0 times smaller" in verdict and "even in peak memory of the process and eight at a time" in verdict
+    assert verdict.startswith(
+        "b is right more often (95.0 % against 60.0 % of 100 pictures, a difference that chance makes"
+    )
+    assert "b is 2.0 times smaller" in verdict and "even in memory and speed" in verdict
     assert verdict.count(". ") == 0  # one sentence
     near = Comparison(model("a", right=good), model("b", right=[1] * 96 + [0] * 4), labels)
     assert near.verdict().startswith("Neither is shown to be better (95.0 % against 96.0 %, a difference that chance")
-    assert "unknown: peak memory of the process" in near.verdict()
+    assert "unknown: memory and speed" in near.verdict()
     assert Comparison(model("a"), model("b")).verdict().startswith("Which does its work better is unknown")
     mixed = Comparison(model("a"), model("b", "painter", seen=[1, 0])).verdict()
     assert mixed.startswith("They do different things") and "50.0 % of the prompts" in mixed

@@ -8,7 +8,6 @@ import threading
 import tracemalloc
 from array import array
 from collections import Counter
-
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from eyesel import ImageClassifier, SettingError, open_image
 from eyesel.errors import ImageError
 from eyesel.images import Source, Tally, ahead, digest, each_source, find_images, find_sources
 from eyesel.stream import DRAFT
-
 
 COMPOSITIONS = Path(__file__).parents[1] / "data" / "compositions.png"
 

@@ -113,7 +113,7 @@ def embed(
                     count.add(row)
                     advance()
         embeddings = journal.vectors()
-        write_embeddings(output, [row["file"] for row in journal.rows() if "error" not in row], embeddings, force=True)
+        write_embeddings(output, journal.names(), embeddings, force=True)
         count.say(output, journal.rows(), json, shape=list(embeddings.shape))
         journal.remove()
     count.report(strict)

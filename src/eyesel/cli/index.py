@@ -158,7 +158,7 @@ def duplicates(
         typer.echo("the same bytes" if group.exact else f"similar by {group.similarity:.4f}")
         for number in group.rows:
             typer.echo(f"  {rows[number].path}")
-    typer.echo(f"{len(groups)} groups among {len(rows)} pictures")
+    typer.echo(f"{len(groups)} {'group' if len(groups) == 1 else 'groups'} among {len(rows)} pictures")
 
 
 @app.command()

@@ -219,11 +219,11 @@ def paint(
                     own = {**settings, **aligned, "seed": seed, "variation_seed": settings["variation_seed"] + batch[0]}
                 else:
                     own = {**settings, **aligned, "seed": seed + batch[0]}
-                together = said[batch.start : batch.stop]
-                for painting in painter.steps(together, image=image, mask=mask, **own):
+                texts = (each[batch.start : batch.stop] for each in (said, prompts))
+                for painting in painter.steps_of(*texts, image=image, mask=mask, **own):
                     advance(len(batch) / painting.total)
                 for i, picture in zip(batch, painting.pictures(), strict=True):
-                    picture = replace(picture, settings=picture.settings | {"prompt": prompts[i]} | noted)
+                    picture = replace(picture, settings=picture.settings | noted)
                     picture.save(outputs[i], parameters["enlarge"])
                     done.append((outputs[i], picture))
     except KeyboardInterrupt:

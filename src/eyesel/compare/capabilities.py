@@ -68,12 +68,17 @@ def painter_probes(model: StableDiffusion) -> Probes:
         kept = np.array_equal(result[:, side // 2 :], np.asarray(picture)[:, side // 2 :])
         return kept and ("trained for it" if model.inpaints else "by blending")
 
+    def styled() -> bool:
+        result = model.stylize(picture, noise(side, side, 1), strength=0.8, steps=2).image
+        return result.size == picture.size and not np.array_equal(np.asarray(result), np.asarray(picture))
+
     return {
         "text to image": lambda: differs(painted(prompt="a small owl on a red background")),
         "negative prompts": lambda: differs(painted(negative="a large owl, blue")),
         "weighted words": lambda: differs(painted(prompt="a (large:1.5) fox")),
         "image to image": lambda: differs(painted(image=picture, strength=0.5)),
         "inpainting": inpainting,
+        "style transfer": styled,
         "two passes": lambda: painted(hires=2.0).shape[0] == 2 * side,
         "LoRAs": lambda: differs(painted(with_lora(model))) and lora_base(model),
     }

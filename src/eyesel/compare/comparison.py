@@ -53,14 +53,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: how it is called and written, whether more is better, and how much more is a difference."""
+    """A column: how it is called and written, whether more is better, and how much more is a difference. Those of a
+    verdict have a word for what is `better`, and for what they are `about`.
+    """
 
     name: str
     title: str
     text: Callable[[float], str]
     more: bool
     near: float = 1.0
-    better: str = ""  # in a verdict: "faster"
+    better: str = ""
+    about: str = ""
     kind: str | None = None
 
 
@@ -73,13 +76,22 @@ def _percent(share: float) -> str:
 
 
 METRICS = (
-    Metric("parameters", "parameters", lambda n: f"{n:,.0f}", False, better="smaller"),
+    Metric("parameters", "parameters", lambda n: f"{n:,.0f}", False, better="smaller", about="size"),
     Metric("bytes", "files", _bytes, False, 1.01),
     Metric("load_seconds", "loading, once", lambda s: f"{s:.2f} s", False, ONCE),
-    Metric("peak_bytes", "peak memory of the process", _bytes, False, NEAR, "lighter in memory"),
-    Metric("images_per_second_1", "one picture at a time", "{:.1f} pictures/s".format, True, NEAR, "", "classifier"),
-    Metric("images_per_second_8", "eight at a time", "{:.1f} pictures/s".format, True, NEAR, "faster", "classifier"),
-    Metric("step_seconds", "a guided step", lambda s: f"{s:.3g} s", False, NEAR, "faster", "painter"),
+    Metric("peak_bytes", "peak memory of the process", _bytes, False, NEAR, "lighter in memory", "memory"),
+    Metric("images_per_second_1", "one picture at a time", "{:.1f} pictures/s".format, True, NEAR, kind="classifier"),
+    Metric(
+        "images_per_second_8",
+        "eight at a time",
+        "{:.1f} pictures/s".format,
+        True,
+        NEAR,
+        "faster",
+        "speed",
+        "classifier",
+    ),
+    Metric("step_seconds", "a guided step", lambda s: f"{s:.3g} s", False, NEAR, "faster", "speed", "painter"),
     Metric("accuracy", "accuracy", _percent, True, kind="classifier"),
     Metric(
         "calibration_error",
@@ -88,6 +100,7 @@ METRICS = (
         False,
         NEAR,
         "better calibrated",
+        "calibration",
         "classifier",
     ),
     Metric("seen", "prompts whose object the judge sees", _percent, True, kind="painter"),
@@ -169,9 +182,9 @@ class Comparison:
         for metric in (metric for metric in self.metrics if metric.better):
             ranks = self.ranks(metric)
             if ranks is None:
-                unknown.append(metric.title)
+                unknown.append(metric.about)
             elif ranks == (1, 1):
-                even.append(metric.title)
+                even.append(metric.about)
             else:
                 ahead[ranks.index(1)].append(f"{self._factor(metric)} times {metric.better}")
         parts = [f"{name} is {_listed(words)}" for name, words in zip(names, ahead, strict=True) if words]
@@ -193,7 +206,7 @@ class Comparison:
         of = f" of {len(self.labels)} pictures" if name == "accuracy" else " of the prompts"
         first, second = (metric.text(value) for value in ((a, b) if ranks == (1, 2) else (b, a)))
         what = "is right more often" if name == "accuracy" else "paints what was asked for more often"
-        how = f"{first} against {second}{of}, which chance makes {_rarely(self.luck())}"
+        how = f"{first} against {second}{of}, a difference that chance makes {_rarely(self.luck())}"
         return f"{self.names()[ranks.index(1)]} {what} ({how})"
 
     def _factor(self, metric: Metric) -> str:

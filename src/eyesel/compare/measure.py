@@ -30,6 +30,7 @@ CAPABILITIES = {
         "weighted words",
         "image to image",
         "inpainting",
+        "style transfer",
         "two passes",
         "LoRAs",
     ),

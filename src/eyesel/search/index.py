@@ -166,7 +166,9 @@ class Index:
                 raise
             raise SettingError(f"where {where!r} is no condition ({_reason(error)}); {_advice()}") from None
         return [
-            Hit(row["path"], row["label"], row["_distance"], row["width"], row["height"]) for row in found.to_pylist()
+            # rounding can take the distance of a picture from itself below 0
+            Hit(row["path"], row["label"], max(0.0, row["_distance"]), row["width"], row["height"])
+            for row in found.to_pylist()
         ]
 
 

@@ -82,7 +82,7 @@ class Library:
                 raise SettingError(f"{self.folder} has several LoRAs {name!r}: write {' or '.join(found)}.")
             if found:
                 return next(iter(found.values()))
-        known = _by_name(files)
+        known = _by_name({path: file for path, file in files.items() if _kind(file, *_version(file)) == "lora"})
         near = difflib.get_close_matches(name, known) or list(known)[:5]
         advice = f"did you mean {' or '.join(near)}?" if near else "put its file there."
         raise SettingError(f"there is no LoRA {shortened(name)!r} in {self.folder}: {advice}")
