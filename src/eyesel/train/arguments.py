@@ -75,7 +75,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             overrides[name] = read_value(name, value)
         elif waiting and not waiting[0].startswith("--"):
             overrides[name] = read_value(name, waiting.pop(0))
-        elif bool in _members(name):
+        elif bool in _members(name) or name in _ALONE:
             overrides[name] = True
         else:
             raise SettingError(f"--{name} needs a value after it.")
@@ -96,7 +96,7 @@ def check_name(name: str) -> str:
 
 def read_value(name: str, value: Any) -> Any:
     """`value` as the type of the field; texts are read, everything else must fit already."""
-    members = _members(name)
+    members = (*_members(name), bool) if name in _ALONE else _members(name)
     if not isinstance(value, str):
         if not any(_is(value, kind) for kind in members):
             raise SettingError(f"{name} is {value!r}; it must be {_listed(members)}.")
@@ -131,6 +131,9 @@ _KINDS: dict[str, Any] = {
     if field.init
     for kind in [kinds[field.name]]
 }
+
+# What stands on the command line by itself, though its type is another.
+_ALONE = {field.name for field in fields(TrainingArguments) if field.metadata.get("const") is True}
 
 
 def _members(name: str) -> tuple[Any, ...]:
