@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, UCI) as a folder of pictures to fine-tune a classifier on.
 
-1,797 grey pictures of 8x8 pixels and ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of each class:
+1,797 grey pictures of 8x8 pixels, enlarged, and of ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of each class:
 
     python recipes/digits.py --output .runs/digits
     eyesel train classifier .runs/digits --output .runs/digits-classifier --no-flip --crop 0.7 ...
@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 SHARES = {"test": 0.2, "validation": 0.1}
+SIDE = 32  # pixels, four for each of the original: so that crops can move by less than one of those
 
 
 def write_digits(folder: Path, seed: int = 0) -> None:
@@ -32,7 +33,8 @@ def write_digits(folder: Path, seed: int = 0) -> None:
             place.mkdir(parents=True, exist_ok=True)
             for number in chosen:
                 grey = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
-                Image.fromarray(grey).save(place / f"{number:04}.png")
+                picture = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                picture.save(place / f"{number:04}.png")
 
 
 def main() -> None:
