@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, UCI) as a folder of pictures to fine-tune a classifier on.
 
-1,797 grey pictures of 8x8 pixels, enlarged, of ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of each
-class:
+1,797 grey pictures of 8x8 pixels, enlarged, of ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of
+each class:
 
     python recipes/digits.py --output .runs/digits
     eyesel train classifier .runs/digits --output .runs/digits-classifier --no-flip --crop 0.7 --rand-augment 1 \\
@@ -9,8 +9,8 @@ class:
         --lr-scheduler-type cosine --per-device-train-batch-size 32 --logging-steps 40
 
 98.05 % of the test pictures are right after five minutes on one core; a support vector machine on the pixels reaches
-98.3 %. A linear probe (`--tune head --crop 1 --learning-rate 3e-2 --num-train-epochs 20`, one minute) stays at 78 %: all
-that the base has seen are emoji.
+98.3 %. A linear probe (`--tune head --crop 1 --learning-rate 3e-2 --num-train-epochs 20`, one minute) stays at 78 %:
+all that the base has seen are emoji.
 """
 
 import argparse
