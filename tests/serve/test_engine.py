@@ -203,12 +203,14 @@ def test_time_is_limited():
 
 def test_a_full_queue_is_said_at_once():
     async def work(engine):
-        for i in range(5):
-            engine.submit("generate", {"prompt": FOX, "steps": 20, "guidance": 1 + i / 10}, client=str(i))
-            await asyncio.sleep(0)
-        return refusal(lambda: [engine.submit("generate", {"prompt": FOX}, client="z") for _ in range(2)])
+        def flood():
+            for i in range(12):
+                engine.submit("generate", {"prompt": FOX, "steps": 100}, client=str(i))
 
-    error = with_engine(work, limits=Limits(queue=4, share=0.5))
+        return refusal(flood), len(engine.jobs)
+
+    error, waiting = with_engine(work, limits=Limits(queue=4, share=0.5, batch=1))
+    assert 3 <= waiting <= 4  # one may have begun
     assert error.status == 429 and error.code == "queue_full" and error.retry_after >= 1
 
 
