@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from eyesel.errors import EyeselError
-from eyesel.serve.checks import NAMES
+from eyesel.serve.checks import NAMES, check_painter
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.fair import FairQueue
 from eyesel.serve.jobs import Job, State, ended_error
@@ -149,6 +149,8 @@ class JobDesk:
 
     def _paint(self, jobs: list[Job]) -> Iterator[None]:
         easel = self._pool.get(jobs[0].model, "painter")
+        for job in jobs:  # when it was queued, the painter may not have been loaded
+            check_painter(easel, job.task, job.settings, job.images, self._limits)
         started = last = time.monotonic()
         for _ in paint(jobs, easel, self._limits.batch, self._moved):
             now = time.monotonic()
