@@ -53,7 +53,7 @@ class JobDesk:
         """Queue a job. Raises a 429 with a time to come again where there is no room."""
         if self.closed:
             raise ApiError(503, "The server is shutting down: send it again.", None, "shutting_down", 5)
-        job.desk = self
+        job.desk, job.key = self, batch_key(job)
         retry = min(max(self._usual * len(self._queue), 1.0), LONGEST_RETRY)
         with self._lock:
             self._queue.check(job.client, 1, round(retry, 1))
@@ -124,7 +124,7 @@ class JobDesk:
         return self._serve(jobs) if jobs else None
 
     def _fits(self, taken: list[Job], job: Job) -> bool:
-        return sum(each.n for each in taken) + job.n <= self._limits.batch and batch_key(taken[0]) == batch_key(job)
+        return sum(each.n for each in taken) + job.n <= self._limits.batch and job.key == taken[0].key
 
     def _serve(self, jobs: list[Job]) -> Iterator[None]:
         now = time.time()
