@@ -39,19 +39,19 @@ class Worker:
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Have the thread call `work`, before anything else that waits."""
+        """Have the thread call `work`, in turns with all else that waits."""
         future: Future[T] = Future()
         with self._lock:
             self._calls.append((work, future))
             self._lock.notify_all()
         return future
 
-    def stop(self) -> None:
-        """After what it does now; blocks until then."""
+    def stop(self, patience: float) -> None:
+        """After what it does now; blocks until then, for so many seconds at most."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
-        self._thread.join()
+        self._thread.join(patience)
 
     def _run(self) -> None:
         painting: Iterator[None] | None = None
@@ -69,7 +69,7 @@ class Worker:
                     break
             if call is not None:
                 _answer(*call)
-            elif due == 0:
+            if due == 0:
                 self._short.run()
             if painting is not None and next(painting, self) is self:
                 painting = None
