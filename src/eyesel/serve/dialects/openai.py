@@ -32,8 +32,16 @@ from eyesel.settings import Settings
 from eyesel.stylize import StyleSettings
 
 QUALITY_STEPS = {"low": 12, "high": 50, "hd": 50}  # medium, standard and auto: the checkpoint's own number
+FOX = "a large fox on a blue background"
+_PAINT = f"""-H "Content-Type: application/json" -d '{{"prompt": "{FOX}"}}' HOST/v1/images/generations"""
 MOST_PICTURES = 16  # of an edit, as at OpenAI
 IGNORED = ("user", "moderation", "style", "input_fidelity")
+NO_TOKENS = {
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "total_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 Quality = Literal["standard", "hd", "low", "medium", "high", "auto"]
@@ -105,9 +113,7 @@ def render(error: ApiError) -> Response:
 def router(engine: Engine, options: ServerOptions) -> APIRouter:
     routes = APIRouter(tags=["OpenAI"])
 
-    @routes.post("/v1/images/generations", **described(
-        "Paint from words.", """-d '{"prompt": "a large fox on a blue background", "steps": 4}' -H "Content-Type: application/json" HOST/v1/images/generations""", Generation,
-    ))  # fmt: skip
+    @routes.post("/v1/images/generations", **described("Paint from words.", _PAINT, Generation))
     async def generations(request: Request) -> Response:
         body = await read_body(request)
         _refuse_files(body)
@@ -118,7 +124,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
 
     @routes.post("/v1/images/edits", **described(
         "Edit a picture: repaint it, or where the mask is transparent; with more pictures, in their style.",
-        "-F image=@FOX -F prompt='a large owl on a blue background' -F steps=4 HOST/v1/images/edits", Edit, ("image", "mask"),
+        f"-F image=@FOX -F prompt='{FOX}' -F steps=4 HOST/v1/images/edits", Edit, ("image", "mask"),
     ))  # fmt: skip
     async def edits(request: Request) -> Response:
         body = await read_body(request)
@@ -143,7 +149,9 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
             )
         if not several:
             images = {"image": first, "mask": mask}
-            return await answer(request, _order("generate" if mask is None else "inpaint", asked, settings, names, images))
+            return await answer(
+                request, _order("generate" if mask is None else "inpaint", asked, settings, names, images)
+            )
         styles = [await picture(source, options, "image") for source in sources[1:]]
         size = size_of(asked.size)
         if size is not None:
@@ -199,7 +207,10 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
             return {**told, "url": str(address.include_query_params(compression=order.compression))}
         return {**told, "b64_json": await anyio.to_thread.run_sync(base64_of, made, order.format, order.compression)}
 
-    @routes.get("/v1/images/{name}", **described("A finished picture, at the address of a `url` answer.", "-o fox.png HOST/v1/images/NAME.png"))
+    @routes.get(
+        "/v1/images/made/{name}",
+        **described("A finished picture, at the address of a `url` answer.", "-o fox.png HOST/v1/images/made/NAME.png"),
+    )
     async def made_picture(name: str, compression: Annotated[int, Field(ge=0, le=100)] = 100) -> Response:
         stem, _, format = name.partition(".")
         id, _, number = stem.partition("-")
@@ -335,9 +346,7 @@ async def _events(job: Job, order: Order) -> AsyncIterator[str]:
                 shown += 1
         for made in await job.result():
             picture = await anyio.to_thread.run_sync(base64_of, made, order.format, order.compression)
-            usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-            usage["input_tokens_details"] = {"image_tokens": 0, "text_tokens": 0}  # type: ignore[assignment]
-            yield _event(f"{kind}.completed", made.image, picture, order, {"usage": usage, "seed": made.seed})
+            yield _event(f"{kind}.completed", made.image, picture, order, {"usage": NO_TOKENS, "seed": made.seed})
     except ApiError as error:
         yield f"event: error\ndata: {json.dumps(_told(error))}\n\n"
     finally:
