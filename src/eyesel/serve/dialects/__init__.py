@@ -11,7 +11,12 @@ from starlette.responses import Response
 
 from eyesel.serve.errors import ApiError
 
-NAMES = ("openai", "inference_v2", "native")  # the first that owns a path answers for it; native owns them all
+NAMES = (
+    "openai",
+    "inference_v2",
+    "huggingface",
+    "native",
+)  # the first that owns a path answers for it; native owns them all
 
 
 def dialects() -> list[ModuleType]:
