@@ -40,13 +40,16 @@ _MISSING = "missing"
 _UNKNOWN = "extra_forbidden"
 
 
-def understood(kind: type[S], said: Mapping[str, Any], status: int = 400) -> S:
-    """`said` as a model. Raises `ApiError` with `status` for the first parameter that is unknown or impossible."""
+def understood(kind: type[S], said: Mapping[str, Any], status: int = 400, within: str | None = None) -> S:
+    """`said`, which stands in the field `within`, as a model.
+
+    Raises `ApiError` with `status` for the first parameter that is unknown or impossible.
+    """
     try:
         return kind.model_validate(dict(said))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-    path = [str(part) for part in first["loc"]]
+    path = [*([within] if within else []), *(str(part) for part in first["loc"])]
     field = ".".join(path)[:100]
     if first["type"] == _MISSING:
         raise ApiError(status, f"{field} is missing.", field, "missing_parameter")
