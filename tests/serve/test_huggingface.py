@@ -88,7 +88,7 @@ def test_white_in_the_mask_is_repainted(server, fox, fox_png):
 
 
 def test_health_and_info(server):
-    hub = client(server)
+    hub = InferenceClient(model=str(server.base_url), provider="hf-inference", token="any")
     assert hub.health_check() is True
     told = hub.get_endpoint_info()
     assert {"text-to-image", "image-classification"} <= set(told["tasks"]) and told["models"][0]["id"] == "tiny"
