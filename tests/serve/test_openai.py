@@ -233,11 +233,11 @@ def test_errors_of_the_server_are_exceptions_of_the_client(busy):
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_goes_away_takes_the_job_along(busy, stream):
     headers = {"Authorization": "Bearer secret"}
-    body = {"prompt": FOX, "steps": 150, "n": 10, "size": "64x64", "stream": stream, "partial_images": 3 * stream}
+    body = {"prompt": FOX, "steps": 150, "n": 10, "size": "64x64", "stream": stream}
     with httpx.Client(base_url=busy.base_url, headers=headers) as client:
         if stream:
             with client.stream("POST", "/v1/images/generations", json=body, timeout=60) as answer:
-                next(answer.iter_lines())
+                assert answer.status_code == 200
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post("/v1/images/generations", json=body, timeout=1)

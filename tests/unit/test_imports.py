@@ -59,6 +59,7 @@ ALLOWED = {
         "classifier",
         "diffusion",
         "images",
+        "infotext",
         "models",
         "picture",
         "run",
@@ -126,7 +127,7 @@ THIRD_PARTY = {
     "stable_diffusion": {"torch"},
     "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
     "compare": {"numpy", "PIL", "safetensors", "torch"},
-    "serve": {"torch", "numpy", "PIL", "fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "serve": {"torch", "numpy", "PIL", "fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
     "cli": {"typer", "rich", "numpy", "PIL"},
     "__init__": set(),
 }

@@ -213,14 +213,14 @@ class Engine:
     async def until_disconnected(self, request: Request, job: Job) -> list[Picture]:
         """The result of a job, which is cancelled when the client of `request` goes away."""
         result = asyncio.ensure_future(job.result())
-        gone = asyncio.ensure_future(_gone(request))
+        left = asyncio.ensure_future(gone(request))
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({result, left}, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 job.cancel()
             return await result
         finally:
-            gone.cancel()
+            left.cancel()
             if not result.done():
                 result.cancel()
                 job.cancel()
@@ -313,7 +313,7 @@ def _checked(check: Callable[[], T]) -> T:
         raise bad_input(error, NAMES) from None
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
     """When the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,6 +1,7 @@
 """What the OpenAPI page says of a route of a dialect: one sentence, a curl, and the parameters.
 
-`HOST` is where the server listens, FOX a picture; with a key, add `-H "Authorization: Bearer KEY"`.
+`HOST` is where the server listens, JOB a job that is done, `fox.png` a picture; with a key, add
+`-H "Authorization: Bearer KEY"`.
 """
 
 from typing import Any

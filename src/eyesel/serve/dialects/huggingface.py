@@ -7,14 +7,14 @@ the path, or in `?task=`, else it follows from what is sent: words are painted, 
 accepted (`Accept: image/png`) or a prompt is given, and classified otherwise.
 """
 
+import asyncio
 import base64
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import anyio.to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import Field
 
 from eyesel import __version__
@@ -100,7 +100,13 @@ def render(error: ApiError) -> Response:
 
 def router(engine: Engine, options: ServerOptions) -> APIRouter:
     routes = APIRouter(tags=["Hugging Face"])
-    curl = "--data-binary @FOX HOST"
+    curl = "--data-binary @fox.png HOST"
+
+    if not options.web:  # whose page is there
+
+        @routes.get("/", **described("The process lives.", "HOST/"))
+        async def alive() -> PlainTextResponse:
+            return PlainTextResponse("Ok")
 
     @routes.post("/", **described("Classify or paint, by what is sent.", f"{curl}/", Envelope, ("image",), True))
     @routes.post("/predict", **described("The same.", f"{curl}/predict", Envelope, ("image",), True))
@@ -204,7 +210,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         with spoken(names):
             job = engine.submit(task, settings, images, 1, model, client)
             pictures = await engine.until_disconnected(request, job)
-        data = await anyio.to_thread.run_sync(encoded, pictures[0], format or "png")
+        data = await asyncio.to_thread(encoded, pictures[0], format or "png")
         headers = {"X-Eyesel-Seed": str(pictures[0].seed)}
         if format is None:
             return JSONResponse(base64.b64encode(data).decode(), headers=headers)

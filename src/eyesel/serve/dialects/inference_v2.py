@@ -5,11 +5,11 @@ A classifier reads `pixel_values` (FP32, [B, channels, height, width], as its pr
 [B]: the best). Its only version is 1. Tensors are JSON; the binary extension is refused.
 """
 
+import asyncio
 import math
 import secrets
 from typing import Any, Literal
 
-import anyio.to_thread
 import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -111,7 +111,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
 
 _CURL = (
     """-H "Content-Type: application/json" -d '{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", """
-    """"data": ["'"$(base64 -w0 FOX)"'"]}]}' HOST/v2/models/tiny/infer"""
+    """"data": ["'"$(base64 -w0 fox.png)"'"]}]}' HOST/v2/models/tiny/infer"""
 )
 
 
@@ -154,7 +154,7 @@ async def _logits(
         return await engine.infer(images, id, client)
     if tensor.datatype != "FP32":
         raise ApiError(400, f"pixel_values are {tensor.datatype}; they must be FP32.", "pixel_values")
-    return await engine.infer(await anyio.to_thread.run_sync(_pixels, tensor, eye), id, client)
+    return await engine.infer(await asyncio.to_thread(_pixels, tensor, eye), id, client)
 
 
 def _pixels(tensor: InputTensor, eye: ImageClassifier) -> torch.Tensor:

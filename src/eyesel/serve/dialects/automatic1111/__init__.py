@@ -4,11 +4,11 @@
 Progress, interruption and options are each client's own (by its key and address), not the whole server's.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -80,19 +80,26 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
 
     @routes.post("/img2img", **described(
         "Paint over a picture, or where a mask is white.",
-        _JSON + f"""-d '{{"prompt": "{FOX}", "init_images": ["'"$(base64 -w0 FOX)"'"]}}' HOST/sdapi/v1/img2img""",
+        _JSON + f"""-d '{{"prompt": "{FOX}", "init_images": ["'"$(base64 -w0 fox.png)"'"]}}' HOST/sdapi/v1/img2img""",
         ImageToImage,
     ))  # fmt: skip
     async def img2img(request: Request) -> JSONResponse:
-        asked = understood(ImageToImage, (await read_body(request)).fields, 422)
+        body = await read_body(request, "init_images")
+        asked = understood(ImageToImage, body.fields, 422)
         chosen = overridden(request, asked)
-        if not asked.init_images:
+        sources: list[Any] = [*body.files.pop("init_images", []), *(asked.init_images or [])]
+        masks: list[Any] = [*body.files.pop("mask", []), *([asked.mask] if asked.mask else [])]
+        for name, given in ("init_images", sources), ("mask", masks):
+            if len(given) > 1:
+                raise ApiError(422, f"{name} has {len(given)} pictures; one is taken.", name)
+        for name in body.files:
+            raise ApiError(422, f"There is no file {name[:100]!r} here.", name[:100], "unknown_parameter")
+        if not sources:
             raise ApiError(404, "Init image not found: give one in init_images.", "init_images")
-        if len(asked.init_images) > 1:
-            raise ApiError(422, f"init_images has {len(asked.init_images)} pictures; one is taken.", "init_images")
-        image = await picture(asked.init_images[0], options, "init_images", "RGBA")
-        mask = await picture(asked.mask, options, "mask", "RGBA") if asked.mask else None
-        return await painted(request, asked, chosen, image_to_image(asked, chosen, image, mask))
+        image = await picture(sources[0], options, "init_images", "RGBA")
+        mask = await picture(masks[0], options, "mask", "RGBA") if masks else None
+        work = await asyncio.to_thread(image_to_image, asked, chosen, image, mask)
+        return await painted(request, asked, chosen, work)
 
     def overridden(request: Request, asked: Processing) -> Options:
         client = client_of(request.scope)
@@ -112,7 +119,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
                 clients.end(client, job)
         format, quality = FORMATS[chosen.samples_format], chosen.jpeg_quality
         sent = pictures if asked.send_images is not False else []
-        images = [await anyio.to_thread.run_sync(base64_of, each, format, quality) for each in sent]
+        images = [await asyncio.to_thread(base64_of, each, format, quality) for each in sent]
         told = {"images": images, "parameters": answers.echo(asked), "info": answers.info(asked, pictures)}
         return JSONResponse(told)
 
@@ -120,7 +127,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
     async def progress(request: Request, skip_current_image: bool = False) -> JSONResponse:
         job = next(iter(clients.jobs(client_of(request.scope))), None)
         preview = None if job is None or skip_current_image else job.preview()
-        current = None if preview is None else await anyio.to_thread.run_sync(base64_of, preview)
+        current = None if preview is None else await asyncio.to_thread(base64_of, preview)
         return JSONResponse(answers.progress(job, current))
 
     @routes.post("/interrupt", **described("Cancel your own jobs.", "-X POST HOST/sdapi/v1/interrupt"))
@@ -157,13 +164,14 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         return JSONResponse({})
 
     @routes.post("/png-info", **described(
-        "How a picture was painted.", _JSON + """-d '{"image": "'"$(base64 -w0 FOX)"'"}' HOST/sdapi/v1/png-info""",
+        "How a picture was painted.", _JSON + """-d '{"image": "'"$(base64 -w0 fox.png)"'"}' HOST/sdapi/v1/png-info""",
         PictureInfo,
     ))  # fmt: skip
     async def png_info(request: Request) -> JSONResponse:
-        asked = understood(PictureInfo, (await read_body(request)).fields, 422)
-        data = await picture_bytes(asked.image, options)
-        return JSONResponse(answers.picture_info(await anyio.to_thread.run_sync(texts_of, data)))
+        body = await read_body(request)
+        files = body.files.get("image")
+        data = files[0] if files else await picture_bytes(understood(PictureInfo, body.fields, 422).image, options)
+        return JSONResponse(answers.picture_info(await asyncio.to_thread(texts_of, data)))
 
     @routes.get("/sd-models", **described("The checkpoints.", "HOST/sdapi/v1/sd-models"))
     async def sd_models() -> JSONResponse:
@@ -176,7 +184,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
     def listed(name: str, what: str, value: Callable[[], Any]) -> None:
         @routes.get(f"/{name}", **described(what, f"HOST/sdapi/v1/{name}"), name=name)
         async def listing() -> JSONResponse:
-            return JSONResponse(await anyio.to_thread.run_sync(value))
+            return JSONResponse(await asyncio.to_thread(value))
 
     def library() -> Library | None:
         return Library.open(options.models_dir)

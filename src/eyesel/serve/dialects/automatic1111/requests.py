@@ -14,6 +14,7 @@ from pydantic import Field
 
 from eyesel.diffusion.aliases import AUTOMATIC, named_schedule, named_solver, plain
 from eyesel.errors import SettingError
+from eyesel.images import inverted
 from eyesel.infotext.rows import EMPHASES, UPSCALERS
 from eyesel.infotext.text import AUTOMATICALLY
 from eyesel.serve.dialects.automatic1111.options import RNGS, Options
@@ -238,7 +239,7 @@ def image_to_image(asked: ImageToImage, options: Options, image: Image.Image, ma
 def repainted(mask: Image.Image) -> Image.Image:
     """White is repainted: of a mask (RGBA) with transparency where it is opaque, else by its luminance."""
     alpha = mask.getchannel("A")
-    if alpha.getextrema()[0] < 255:
+    if inverted(alpha).getbbox() is not None:
         return alpha.point(lambda value: 255 if value > 128 else 0)
     return mask.convert("RGB").convert("L")
 
