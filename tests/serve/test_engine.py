@@ -361,3 +361,17 @@ def test_names_of_models():
 
     near, alias = with_engine(work, warm_up=False)
     assert near.status == alias.status == 404 and near.code == "model_not_found" and "tiny" in near.message
+
+
+def test_pictures_of_waiting_jobs_are_bounded():
+    async def work(engine):
+        images = {"image": Image.new("RGB", (600, 600))}
+        order = {"prompt": OWL, "steps": 2, "strength": 0.5, "size": (32, 32)}
+        first = engine.submit("generate", order, images)
+        error = refusal(lambda: engine.submit("generate", order, images))
+        await first.result()
+        await engine.submit("generate", order, images).result()
+        return error
+
+    error = with_engine(work, limits=Limits(queued_pixels=700_000))
+    assert error.status == 429 and error.retry_after

@@ -56,6 +56,7 @@ class Engine:
         self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
         self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
         self._started = self.ready = False
+        self._looking = 0
 
     async def start(self) -> None:
         """Begin to work; with `warm_up`, after the models have been loaded and asked once. Again, it does nothing.
@@ -147,6 +148,15 @@ class Engine:
 
     async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
         """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
+        if self._looking >= self.options.limits.queue:
+            raise ApiError(429, f"{self._looking} pictures are being looked into: come again.", None, "queue_full", 1)
+        self._looking += 1
+        try:
+            return await self._look(image, model, settings)
+        finally:
+            self._looking -= 1
+
+    async def _look(self, image: Image.Image | bytes, model: str | None, settings: dict[str, Any]) -> Attention:
         id, _ = await self._eye(model)
         opened = await asyncio.to_thread(decoded, image, self.options) if isinstance(image, bytes) else image
         return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
@@ -260,10 +270,13 @@ class Engine:
             raise ApiError(400, f"There are {number} pictures; give from 1 to {most}.", "image", "invalid_request")
 
     async def _answers(self, asked: "list[asyncio.Future[Any]]") -> list[Any]:
+        wait = self.options.limits.wait
         try:
-            return await asyncio.gather(*asked)
+            return await asyncio.wait_for(asyncio.gather(*asked), wait)
         except EyeselError as error:
             raise bad_input(error, NAMES) from None
+        except TimeoutError:
+            raise ApiError(503, f"No answer came in {wait:g} seconds: send it again.", None, "timeout", 5) from None
 
     def _compute(self, key: Any, pixels: Tensor, finishes: list[Any]) -> list[Any]:
         """A batch, in the worker."""
