@@ -8,9 +8,13 @@ import threading
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+import eyesel
 from eyesel.infotext import parse
+from eyesel.weights.hub import ASSETS
 from serving import FOX, png, serving, wait_for
 
 OWL = "a large owl on a blue background"
@@ -323,3 +327,52 @@ def test_what_cannot_be_done_with_a_picture_is_refused_and_named(sdapi, fox, sai
     said = {name: masks.get(value, value) if isinstance(value, str) else value for name, value in said.items()}
     answer = sdapi.post("/img2img", json={"prompt": FOX, "steps": 4, "init_images": [text(fox)], **said})
     assert answer.status_code == status and field in answer.json()["detail"], answer.text
+
+
+def test_pictures_as_files(sdapi, easel, fox, fox_png):
+    """Any route takes forms and the bytes of a picture, too."""
+    expected = easel.generate(OWL, image=fox, seed=7, strength=0.5, steps=4, guidance=7.0, **SAME)
+    said = {"prompt": OWL, "seed": 7, "denoising_strength": 0.5, "steps": 4}
+    for sent in ({"files": {"init_images": fox_png}, "data": said}, {"content": fox_png, "params": said}):
+        answer = sdapi.post("/img2img", **sent)
+        assert answer.status_code == 200, answer.text
+        same(answer.json()["images"][0], expected)
+    assert sdapi.post("/png-info", content=fox_png).json()["info"] == ""
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A folder of models in AUTOMATIC1111's layout: a LoRA and an embedding for the bundled painter."""
+    unet = load_file(ASSETS / "tiny" / "painter" / "unet" / "diffusion_pytorch_model.safetensors")
+    words = load_file(ASSETS / "tiny" / "painter" / "text_encoder" / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    name = next(name for name in sorted(unet) if name.endswith("attn2.to_v.weight"))
+    out, into = unet[name].shape
+    kohya = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+    (tmp_path / "Lora").mkdir()
+    (tmp_path / "embeddings").mkdir()
+    factors = {
+        f"{kohya}.lora_down.weight": torch.randn(2, into, generator=generator),
+        f"{kohya}.lora_up.weight": torch.randn(out, 2, generator=generator),
+    }
+    save_file(factors, tmp_path / "Lora" / "ink.safetensors")
+    width = next(tensor.shape[1] for key, tensor in words.items() if "token_embedding" in key)
+    save_file(
+        {"emb_params": torch.randn(3, width, generator=generator)}, tmp_path / "embeddings" / "my-fox.safetensors"
+    )
+    (tmp_path / "embeddings" / "broken.safetensors").write_bytes(b"nothing")
+    return tmp_path
+
+
+def test_loras_and_embeddings_are_listed_and_used(models):
+    expected = eyesel.StableDiffusion.load("tiny", models_dir=models)
+    prompt = "a large my-fox <lora:ink:0.5>"
+    with serving(models_dir=models) as server:
+        lists = {name: server.get(f"/sdapi/v1/{name}").json() for name in ("loras", "embeddings")}
+        answer = painted(server, "/sdapi/v1/txt2img", prompt=prompt, seed=7)
+        unknown = server.post("/sdapi/v1/txt2img", json={"prompt": f"{FOX} <lora:none:1>", "steps": 4})
+    assert [(each["name"], each["path"]) for each in lists["loras"]] == [("ink", "ink.safetensors")]
+    assert lists["embeddings"]["loaded"]["my-fox"]["vectors"] == 3
+    assert list(lists["embeddings"]["skipped"]) == ["broken"]
+    same(answer["images"][0], expected.generate(prompt, seed=7, steps=4, guidance=7.0, **SAME))
+    assert unknown.status_code == 400 and "'none'" in unknown.json()["detail"]
