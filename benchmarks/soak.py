@@ -185,7 +185,7 @@ async def part(soak: Soak, requests: int) -> list[float]:
 
 
 async def lost(soak: Soak, states: Counter[str]) -> list[str]:
-    """Counts what became of all jobs. Gives those that were accepted and are not there, or were done and have no picture, or are not at an end."""
+    """Counts what became of all jobs; those are lost that are not there, not at an end, or done without a picture."""
     found = []
     async with httpx.AsyncClient(base_url=soak.url, timeout=120) as client:
         for id, known in soak.jobs.items():

@@ -203,12 +203,14 @@ def test_time_is_limited():
 
 def test_a_full_queue_is_said_at_once():
     async def work(engine):
-        for i in range(5):
-            engine.submit("generate", {"prompt": FOX, "steps": 20, "guidance": 1 + i / 10}, client=str(i))
-            await asyncio.sleep(0)
-        return refusal(lambda: [engine.submit("generate", {"prompt": FOX}, client="z") for _ in range(2)])
+        def flood():
+            for i in range(12):
+                engine.submit("generate", {"prompt": FOX, "steps": 100}, client=str(i))
 
-    error = with_engine(work, limits=Limits(queue=4, share=0.5))
+        return refusal(flood), len(engine.jobs)
+
+    error, waiting = with_engine(work, limits=Limits(queue=4, share=0.5, batch=1))
+    assert 3 <= waiting <= 4  # one may have begun
     assert error.status == 429 and error.code == "queue_full" and error.retry_after >= 1
 
 
@@ -238,7 +240,17 @@ IMPOSSIBLE = [  # settings, the rest of the order, status, field
     ({"prompt": "x"}, {"task": "inpaint"}, 422, "image"),
     ({"prompt": "x"}, {"task": "inpaint", "images": {"image": SMALL}}, 422, "mask"),
     ({"prompt": "x"}, {"images": {"style": SMALL}}, 422, "style"),
-    ({"prompt": "x"}, {"images": {"image": Image.new("RGB", (4096, 2048))}}, 400, "size"),
+    ({"prompt": "x"}, {"images": {"image": Image.new("RGB", (4096, 2048))}}, 400, "image"),
+    ({"prompt": "x", "hires": 8.0, "size": [512, 512]}, {}, 400, "size"),
+    ({"prompt": "x", "expand": [0, 0, 8000, 8000]}, {"task": "inpaint", "images": {"image": SMALL}}, 400, "expand"),
+    (
+        {"prompt": "x", "mask_blur": 256, "only_masked": True, "size": [64, 64]},
+        {"task": "inpaint", "images": dict.fromkeys(("image", "mask"), Image.new("L", (4000, 3000), 255))},
+        400,
+        "mask_blur",
+    ),
+    ({"longest": 8192}, {"task": "stylize", "images": BOTH}, 400, "longest"),
+    ({"steps": 50, "looks": 50}, {"task": "stylize", "images": BOTH}, 400, "looks"),
     ({}, {"task": "stylize"}, 422, "image"),
     ({"seed": 1}, {"task": "stylize", "images": BOTH}, 400, "seed"),
     (

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,11 @@ from torch import Tensor
 from eyesel.attention import Attention
 from eyesel.classifier import Function, ImageClassifier, Prediction
 from eyesel.errors import EyeselError
-from eyesel.images import ImageTransform
 from eyesel.models.vit import Pool
 from eyesel.picture import Picture
+from eyesel.serve.answers import answers, pixels_of, warm_up
 from eyesel.serve.batches import Batches
-from eyesel.serve.checks import NAMES, check_order, check_painter, check_pixels
+from eyesel.serve.checks import NAMES, check_order, check_painter
 from eyesel.serve.desk import JobDesk
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.intake import decoded
@@ -38,6 +39,7 @@ log = logging.getLogger("eyesel.serve")
 T = TypeVar("T")
 Images = Sequence[Image.Image | bytes]
 
+PATIENCE = 30.0  # seconds for the last step, when the engine stops
 DECODERS = 4  # threads; Pillow lets go of the interpreter while it decodes
 
 
@@ -53,7 +55,7 @@ class Engine:
         self._temporary = None if options.data else tempfile.TemporaryDirectory(prefix="eyesel-")
         self.store = Store(options.data or Path(self._temporary.name), options.limits.kept)  # type: ignore[union-attr]
         self._lock = threading.Condition()
-        self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
+        self._batches = Batches(self._lock, options, partial(answers, self.models), self.metrics.batched)
         self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
         self._started = self.ready = False
         self._looking = 0
@@ -73,7 +75,7 @@ class Engine:
         self._worker.start()
         if self.options.warm_up:
             try:
-                await asyncio.wrap_future(self._worker.call(self._warm_up))
+                await asyncio.wrap_future(self._worker.call(partial(warm_up, self.models, self.options)))
             except EyeselError:
                 await self.stop(0)
                 raise
@@ -87,8 +89,9 @@ class Engine:
         self.jobs.interrupt_waiting()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.jobs.idle(), grace)
-        await asyncio.to_thread(self._worker.stop)
-        await asyncio.wait_for(self.jobs.idle(), 30)
+        await asyncio.to_thread(self._worker.stop, PATIENCE)
+        with contextlib.suppress(TimeoutError):  # what it hangs in is found interrupted at the next start
+            await asyncio.wait_for(self.jobs.idle(), 1)
         self._decoders.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.store.close)
         if self._temporary is not None:
@@ -201,11 +204,8 @@ class Engine:
         id = self.models.resolve(model, "painter")
         limits, easel = self.options.limits, self.models.peek(id, "painter")
         seeds = _checked(lambda: check_order(task, settings, images, n, limits))
-        if "image" in images and not settings.get("size") and not settings.get("longest"):
-            width, height = images["image"].size
-            check_pixels(width, height, limits)
         if easel is not None:
-            _checked(lambda: check_painter(easel, task, settings, images))
+            _checked(lambda: check_painter(easel, task, settings, images, limits))
         said = {name: value for name, value in settings.items() if name != "seed"}
         if said.get("variation_strength") and "variation_seed" not in said:
             said["variation_seed"] = int(np.random.default_rng().integers(2**32))
@@ -255,7 +255,7 @@ class Engine:
             try:
                 prepared = await asyncio.gather(
                     *(
-                        loop.run_in_executor(self._decoders, _pixels, eye.transform, image, self.options)
+                        loop.run_in_executor(self._decoders, pixels_of, eye.transform, image, self.options)
                         for image in images
                     )
                 )
@@ -278,45 +278,11 @@ class Engine:
         except TimeoutError:
             raise ApiError(503, f"No answer came in {wait:g} seconds: send it again.", None, "timeout", 5) from None
 
-    def _compute(self, key: Any, pixels: Tensor, finishes: list[Any]) -> list[Any]:
-        """A batch, in the worker."""
-        what, id, *settings = key
-        eye = self.models.get(id, "classifier")
-        if what == "vectors":
-            pool, layers, normalize = settings
-            return list(eye.embedder(pool, layers, None, normalize)(pixels))
-        logits = eye.network(pixels).cpu()
-        answers: list[Any] = [None] * len(finishes)
-        for finish in set(finishes):
-            rows = [i for i, each in enumerate(finishes) if each == finish]
-            made = list(logits[rows]) if finish[0] == "infer" else eye.predictions(logits[rows], *finish[1:])
-            for row, answer in zip(rows, made, strict=True):
-                answers[row] = answer
-        return answers
-
     async def _on_worker(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.wrap_future(self._worker.call(work))
         except EyeselError as error:
             raise bad_input(error, NAMES) from None
-
-    def _warm_up(self) -> None:
-        """Load as many models as the limit of memory lets stay, and use each once, which is slow the first time."""
-        room = self.options.limits.memory
-        for card in self.models.cards():
-            if card.name not in self.options.models or (room is not None and card.size > room):
-                continue
-            room = None if room is None else room - card.size
-            model = self.models.get(card.id, card.kind)
-            if isinstance(model, ImageClassifier):
-                height, width = model.model.config.image_size
-                model.classify(Image.new("RGB", (width, height)))
-            elif not (model.inpaints or model.is_refiner):
-                next(model.steps("warm up", steps=2, seed=0))
-
-
-def _pixels(transform: ImageTransform, image: Image.Image | bytes, options: ServerOptions) -> Tensor:
-    return transform([image if isinstance(image, Image.Image) else decoded(image, options)])
 
 
 def _checked(check: Callable[[], T]) -> T:
