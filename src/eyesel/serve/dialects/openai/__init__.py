@@ -17,7 +17,7 @@ from pydantic import Field
 from eyesel.images import fitted
 from eyesel.picture import Picture
 from eyesel.serve.access import client_of
-from eyesel.serve.checks import check_pixels
+from eyesel.serve.checks import check_sizes
 from eyesel.serve.dialects.described import described
 from eyesel.serve.dialects.openai.answers import described_as, error_body, events, model_entry
 from eyesel.serve.dialects.openai.requests import (
@@ -104,7 +104,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         styles = [await picture(source, options, "image") for source in sources[1:]]
         size = size_of(asked.size)
         if size is not None:
-            check_pixels(*size, options.limits)
+            check_sizes(options.limits, "size", size)
             first = await asyncio.to_thread(fitted, first, size, "crop")
             mask = mask and await asyncio.to_thread(fitted, mask, size, "crop", Image.Resampling.NEAREST)
         return await answer(
