@@ -60,6 +60,7 @@ ALLOWED = {
         "classifier",
         "diffusion",
         "images",
+        "infotext",
         "models",
         "picture",
         "run",
@@ -130,11 +131,11 @@ THIRD_PARTY = {
     "stable_diffusion": {"torch"},
     "search": {"numpy", "PIL", "lancedb", "pyarrow", "sklearn"},
     "compare": {"numpy", "PIL", "safetensors", "torch"},
-    "serve": {"torch", "numpy", "PIL", "fastapi", "starlette", "uvicorn", "prometheus_client"},
     "train": {
         *("torch", "numpy", "PIL", "safetensors", "huggingface_hub", "rich"),
         *("transformers", "accelerate", "datasets", "peft", "matplotlib"),
     },
+    "serve": {"torch", "numpy", "PIL", "fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
     "cli": {"typer", "rich", "numpy", "PIL"},
     "__init__": set(),
 }

@@ -6,7 +6,16 @@ see the same pixels.
 
 from eyesel.images.ahead import ahead
 from eyesel.images.decode import FORMATS, MAX_PIXELS, open_image
-from eyesel.images.files import WRITABLE, check_room, check_writable, read_metadata, save_image, written_whole
+from eyesel.images.files import (
+    WRITABLE,
+    check_room,
+    check_writable,
+    read_metadata,
+    save_image,
+    texts_in,
+    write_image,
+    written_whole,
+)
 from eyesel.images.find import READABLE, find_images
 from eyesel.images.fit import RESIZES, fitted, window
 from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
@@ -44,7 +53,9 @@ __all__ = [
     "open_mask",
     "read_metadata",
     "save_image",
+    "texts_in",
     "to_pil",
     "window",
+    "write_image",
     "written_whole",
 ]

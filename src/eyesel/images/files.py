@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, PngImagePlugin
 
@@ -67,20 +67,25 @@ def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str]
     `OutputError`.
     """
     check_room(path, metadata or {})
-    suffix = Path(path).suffix.lower()
+    with written_whole(path, WRITABLE) as trial, trial.open("xb") as file:
+        write_image(image, file, WRITABLE[Path(path).suffix.lower()], metadata)
+
+
+def write_image(
+    image: Image.Image, file: IO[bytes], format: str, metadata: Mapping[str, str] | None = None, quality: int = 95
+) -> None:
+    """The same into an open file. `format` is one of those of `WRITABLE`; `quality`, 0 to 100, is not for PNG."""
     options: dict[str, Any] = {}
-    if suffix != ".png":
-        options["quality"] = 95
+    if format != "PNG":
+        options["quality"] = quality
         image = image.convert("RGB") if image.mode not in ("RGB", "L") else image
-    with written_whole(path, WRITABLE) as trial:
-        if metadata and suffix == ".png":
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            for key, value in metadata.items():
-                options["pnginfo"].add_text(key, value)  # tEXt, or iTXt where Latin-1 is not enough
-        elif metadata:
-            options["exif"] = exif_block(metadata)
-        with trial.open("xb") as file:
-            image.save(file, format=WRITABLE[suffix], **options)
+    if metadata and format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        for key, value in metadata.items():
+            options["pnginfo"].add_text(key, value)  # tEXt, or iTXt where Latin-1 is not enough
+    elif metadata:
+        options["exif"] = exif_block(metadata)
+    image.save(file, format=format, **options)
 
 
 def check_room(path: str | Path, metadata: Mapping[str, str], spare: int = 0) -> None:
@@ -101,14 +106,19 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     name = os.fspath(path)
     with picture_file(name) as file:
-        image = identified(file, name)
-        try:
-            with quiet():
-                texts = exif_texts(image)
-                if isinstance(image, PngImagePlugin.PngImageFile):  # reads the chunks after the pixels, too
-                    texts |= {key: str(value) for key, value in image.text.items()}
-        except Exception as error:
-            raise damaged(name, error) from error
+        return texts_in(file, name)
+
+
+def texts_in(file: IO[bytes], name: str) -> dict[str, str]:
+    """The same of an open file, called `name` where it cannot be read."""
+    image = identified(file, name)
+    try:
+        with quiet():
+            texts = exif_texts(image)
+            if isinstance(image, PngImagePlugin.PngImageFile):  # reads the chunks after the pixels, too
+                texts |= {key: str(value) for key, value in image.text.items()}
+    except Exception as error:
+        raise damaged(name, error) from error
     return texts
 
 

@@ -127,9 +127,14 @@ class Engine:
         _checked(lambda: eye.embedder(pool, layers, None, normalize))
         return await self._ask(eye, ("vectors", id, pool, layers, normalize), None, images, client)
 
-    async def infer(self, pixels: Tensor, model: str | None = None, client: str = "") -> Tensor:
-        """Logits (B, classes) float32 of what a classifier's preprocessing gives, (B, 3, H, W) float32."""
+    async def infer(self, pixels: Tensor | Images, model: str | None = None, client: str = "") -> Tensor:
+        """Logits (B, classes) float32 of pictures, or of what a classifier's preprocessing makes of them.
+
+        That is (B, 3, H, W) float32.
+        """
         id, eye = await self._eye(model)
+        if not isinstance(pixels, Tensor):
+            return torch.stack(await self._ask(eye, ("logits", id), ("infer",), pixels, client))
         config = eye.model.config
         expected = (config.channels, *config.image_size)
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != expected or not len(pixels):
@@ -159,7 +164,23 @@ class Engine:
         opened = await asyncio.to_thread(decoded, image, self.options) if isinstance(image, bytes) else image
         return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
 
+    async def eye(self, model: str | None = None) -> ImageClassifier:
+        """A classifier itself, loaded if need be: its labels, and what it reads."""
+        return (await self._eye(model))[1]
+
     # Painters
+
+    async def load(self, model: str | None = None) -> str:
+        """Load a painter, if it is not loaded; its id."""
+        id = self.models.resolve(model, "painter")
+        await self._on_worker(lambda: self.models.get(id, "painter"))
+        return id
+
+    async def unload(self, model: str | None = None) -> str:
+        """Let go of a painter's weights until it is asked for again; its id."""
+        id = self.models.resolve(model, "painter")
+        await self._on_worker(lambda: self.models.forget(id, "painter"))
+        return id
 
     def submit(
         self,
@@ -202,14 +223,14 @@ class Engine:
     async def until_disconnected(self, request: Request, job: Job) -> list[Picture]:
         """The result of a job, which is cancelled when the client of `request` goes away."""
         result = asyncio.ensure_future(job.result())
-        gone = asyncio.ensure_future(_gone(request))
+        left = asyncio.ensure_future(gone(request))
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({result, left}, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 job.cancel()
             return await result
         finally:
-            gone.cancel()
+            left.cancel()
             if not result.done():
                 result.cancel()
                 job.cancel()
@@ -271,7 +292,7 @@ def _checked(check: Callable[[], T]) -> T:
         raise bad_input(error, NAMES) from None
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
     """When the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -97,6 +97,11 @@ class ModelPool:
             self._loaded[kind, id] = model, size
         return model
 
+    def forget(self, id: str, kind: Kind) -> None:
+        """Unload a model, if it is loaded."""
+        with self._lock:
+            self._loaded.pop((kind, id), None)
+
     def loaded(self) -> dict[tuple[Kind, str], int]:
         """Bytes of the weights of each model that is loaded."""
         with self._lock:

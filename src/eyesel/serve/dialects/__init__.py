@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from eyesel.serve.errors import ApiError
 
-NAMES = ("native",)  # the first that owns a path answers for it; native owns them all
+# The first that owns a path answers for it; native owns them all.
+NAMES = ("openai", "automatic1111", "inference_v2", "huggingface", "native")
 
 
 def dialects() -> list[ModuleType]:
