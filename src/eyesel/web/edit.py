@@ -9,7 +9,7 @@ from eyesel.errors import ImageError
 from eyesel.images import open_image, open_mask
 from eyesel.settings import FILLS
 from eyesel.web.pictures import kept, mask_of, view
-from eyesel.web.studio import Studio, line, sentences, stop
+from eyesel.web.studio import Studio, in_sight, line, sentences, stop, whole
 
 MAGENTA, CYAN = ("#c22fc9", 0.62), ("#18b7c4", 0.62)  # one of them is seen on any picture
 
@@ -21,10 +21,10 @@ def edit(studio: Studio) -> gr.Image:
         with gr.Column(scale=5, min_width=300):
             picture = gr.Image(
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=220,
-                buttons=[], elem_classes="stage", elem_id="edit-picture",
+                buttons=[], elem_classes="stage place", elem_id="edit-picture",
             )  # fmt: skip
             editor = gr.ImageEditor(
-                label="Paint over what is to change",
+                label="Paint the mask",
                 type="pil",
                 image_mode="RGBA",
                 format="png",
@@ -33,32 +33,36 @@ def edit(studio: Studio) -> gr.Image:
                 layers=False,
                 brush=gr.Brush(colors=[MAGENTA, CYAN], color_mode="fixed", default_size=48),
                 eraser=gr.Eraser(default_size=48),
-                height=480,
+                height=430,
                 visible=False,
                 elem_id="editor",
             )
-            prompt = gr.Textbox(label="Prompt", lines=2, placeholder="What the picture shows then", elem_id="edit-prompt")
+            prompt = gr.Textbox(
+                "", label="Prompt", lines=2, placeholder="What the picture shows then", elem_id="edit-prompt"
+            )
             with gr.Row():
                 repaint = gr.Button("Repaint", variant="primary", scale=3, elem_id="repaint")
                 cancel = gr.Button("Cancel", interactive=False, min_width=90)
             with gr.Accordion("Settings", open=False):
                 model = studio.models("painter")
                 strength = gr.Slider(0.05, 1, 1, step=0.05, label="Strength", info="How much is made anew")
-                blur = gr.Slider(0, 64, 2, step=1, label="Soft edge", info="Pixels by which the mask's edge is softened")
+                blur = gr.Slider(
+                    0, 64, 2, step=1, label="Soft edge", info="Pixels by which the mask's edge is softened"
+                )
                 fills = [(f"{name}: {what}", name) for name, what in FILLS.items()]
                 fill = gr.Dropdown([("by strength", ""), *fills], value="", label="Start from")
                 only = gr.Checkbox(label="Repaint the masked part alone, at the model's full size")
-                seed = gr.Number(label="Seed", placeholder="drawn by chance", precision=0, minimum=0)
+                seed = gr.Textbox("", label="Seed", placeholder="drawn by chance")
                 mask_file = gr.Image(
                     label="Or a mask as a picture, white where it changes", type="filepath", image_mode=None,
-                    sources=["upload", "clipboard"], height=140, buttons=[],
+                    sources=["upload", "clipboard"], height=140, buttons=[], elem_classes="stage place",
                 )  # fmt: skip
         with gr.Column(scale=6, min_width=300):
             slider = gr.ImageSlider(
                 label="Before and after", show_label=False, format="png", height=480, interactive=False,
                 buttons=["fullscreen"], elem_classes="stage", elem_id="edit-slider",
             )  # fmt: skip
-            progress = gr.HTML(line("Before and after appear here, with a handle to pull between them."), padding=False)
+            progress = gr.HTML(line("Before and after appear here, with a handle to pull between them."))
             with gr.Row():
                 download = gr.DownloadButton("Download", size="sm", interactive=False, elem_id="edit-download")
                 onward = gr.Button("Go on with it", size="sm", interactive=False)
@@ -83,7 +87,7 @@ def edit(studio: Studio) -> gr.Image:
         blur: int,
         fill: str,
         only: bool,
-        seed: int | None,
+        seed: str,
         request: gr.Request,
     ) -> AsyncIterator[dict[Any, Any]]:
         with sentences():
@@ -95,7 +99,7 @@ def edit(studio: Studio) -> gr.Image:
                 mask = open_mask(mask_file)
             if mask is None:
                 raise ImageError("nothing is marked: paint over what is to change.")
-            settings = {"prompt": prompt, "seed": seed, "strength": strength, "mask_blur": blur}
+            settings = {"prompt": prompt, "seed": whole(seed, "seed"), "strength": strength, "mask_blur": blur}
             settings |= {"fill": fill or None, "only_masked": only}
             images = {"image": before, "mask": mask}
             async for look in studio.painting(request, "inpaint", settings, images, 1, model):
@@ -118,6 +122,8 @@ def edit(studio: Studio) -> gr.Image:
     inputs = [picture, editor, mask_file, prompt, model, strength, blur, fill, only, seed]
     outputs = [slider, progress, running, cancel, result, download, onward]
     started = gr.on([repaint.click, prompt.submit], run, inputs, outputs, concurrency_limit=None, **hidden)
+    for shows in (repaint.click, prompt.submit):
+        shows(None, js=in_sight("#edit-slider"))
     started.then(lambda: [gr.update(interactive=False), None], None, [cancel, running], **hidden)
     cancel.click(stop(studio.engine), running, progress, queue=False, **hidden)
     onward.click(lambda path: path, result, picture, **hidden)

@@ -11,10 +11,11 @@ from eyesel.diffusion import SCHEDULES, SOLVERS
 from eyesel.infotext import printable
 from eyesel.picture import Picture, settings_from
 from eyesel.web.pictures import kept
-from eyesel.web.studio import Studio, line, sentences, stop
+from eyesel.web.studio import Studio, in_sight, line, sentences, sides, stop, whole
 from eyesel.weights.diffusers_folder import recommended
 
-OWN = "the model's own"
+OWN = "default"
+FORM = ("prompt", "negative", "model", "seed", "size", "n", "steps", "guidance", "solver", "schedule")
 FOR_TINY = [
     "a large fox on a blue background",
     "a small owl on a yellow background",
@@ -48,14 +49,14 @@ class Generate:
     shown: gr.State
 
 
-def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
+def generate(studio: Studio) -> Generate:
     shown, history, running = gr.State(), gr.State([]), gr.State()
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=300):
             prompt = gr.Textbox(
-                label="Prompt", lines=3, max_lines=8, placeholder="What to paint", autofocus=True, elem_id="prompt"
+                "", label="Prompt", lines=3, max_lines=8, placeholder="What to paint", autofocus=True, elem_id="prompt"
             )
-            negative = gr.Textbox(label="Stay away from", lines=1, placeholder="Nothing in particular")
+            negative = gr.Textbox("", label="Stay away from", lines=1, placeholder="Nothing in particular")
             with gr.Row():
                 paint = gr.Button("Paint", variant="primary", scale=3, elem_id="paint")
                 cancel = gr.Button("Cancel", variant="secondary", interactive=False, min_width=90, elem_id="cancel")
@@ -63,22 +64,21 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
             gr.Examples(FOR_TINY if tiny else FOR_OTHERS, prompt, label="For example", api_visibility="private")
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 model = studio.models("painter")
-                with gr.Row():
-                    seed = gr.Number(label="Seed", placeholder="drawn by chance", precision=0, minimum=0, scale=2)
-                    dice = gr.Button("⚄ By chance", size="sm", min_width=110)
-                    reuse = gr.Button("↺ As shown", size="sm", min_width=110)
-                with gr.Row():
-                    n = gr.Slider(1, studio.options.limits.n, 1, step=1, label="Pictures")
-                with gr.Row():
-                    width = gr.Number(label="Width", placeholder=OWN, precision=0, step=8, minimum=8, min_width=110)
-                    height = gr.Number(label="Height", placeholder=OWN, precision=0, step=8, minimum=8, min_width=110)
-                with gr.Row():
-                    steps = gr.Number(label="Steps", placeholder=OWN, precision=0, minimum=1, min_width=110)
-                    guidance = gr.Number(label="Guidance", placeholder=OWN, minimum=0, step=0.5, min_width=110)
+                with gr.Row(elem_classes="low"):
+                    seed = gr.Textbox("", label="Seed", placeholder="drawn by chance", scale=2, min_width=100)
+                    dice = gr.Button("⚄ By chance", size="sm", min_width=84)
+                    reuse = gr.Button("↺ As shown", size="sm", min_width=84)
+                size = gr.Textbox(
+                    "", label="Size", placeholder="the model's own, or 512x768", max_lines=1, elem_id="size"
+                )
+                n = gr.Slider(1, studio.options.limits.n, 1, step=1, label="Pictures", elem_id="count")
+                usual = _usual(studio, studio.cards("painter")[0].id)
+                steps = gr.Slider(1, studio.options.limits.steps, usual["steps"], step=1, label="Steps")
+                guidance = gr.Slider(1, 30, usual["guidance"], step=0.1, label="Guidance")
                 with gr.Row():
                     solver = gr.Dropdown([(OWN, ""), *SOLVERS], value="", label="Solver", min_width=130)
                     schedule = gr.Dropdown([(OWN, ""), *SCHEDULES], value="", label="Schedule", min_width=130)
-                source = gr.File(label="Drop a picture to read its settings", file_types=["image"], height=110)
+                source = gr.File(label="Drop a picture to read its settings", file_types=["image"], height=140)
         with gr.Column(scale=6, min_width=300):
             stage = gr.Image(
                 label="Picture",
@@ -90,7 +90,7 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
                 elem_classes="stage",
                 elem_id="stage",
             )
-            progress = gr.HTML(line("What you paint appears here."), padding=False, elem_id="progress")
+            progress = gr.HTML(line("What you paint appears here."), elem_id="progress")
             with gr.Row():
                 to_edit = gr.Button("Edit it", size="sm", interactive=False, min_width=80)
                 to_style = gr.Button("Restyle it", size="sm", interactive=False, min_width=80)
@@ -110,7 +110,7 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
             text = gr.Textbox(
                 label="How it was painted", lines=2, interactive=False, buttons=["copy"], visible=False, elem_id="told"
             )
-    form = [prompt, negative, model, seed, n, width, height, steps, guidance, solver, schedule]
+    form = [prompt, negative, model, seed, size, n, steps, guidance, solver, schedule]
     actions = [to_edit, to_style, to_see, again]
 
     def show(picture: Painted) -> dict[Any, Any]:
@@ -125,22 +125,27 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
     async def run(
         past: list[Painted], before: Painted | None, request: gr.Request, *values: Any
     ) -> AsyncIterator[dict[Any, Any]]:
-        said = dict(zip(("prompt", "negative", "model", "seed", "n", "width", "height"), values, strict=False))
-        said |= dict(zip(("steps", "guidance", "solver", "schedule"), values[7:], strict=True))
-        settings = {name: said[name] for name in ("prompt", "seed", "steps", "guidance")}
-        settings |= {name: said[name] or None for name in ("negative", "solver", "schedule")}
-        if said["width"] or said["height"]:
-            settings["size"] = (said["width"] or said["height"], said["height"] or said["width"])
+        said = dict(zip(FORM, values, strict=True))
+        settings = {name: said[name] or None for name in ("negative", "solver", "schedule")}
+        settings |= {name: said[name] for name in ("prompt", "steps", "guidance")}
         with sentences():
+            settings |= {"seed": whole(said["seed"], "seed"), "size": sides(said["size"])}
             async for look in studio.painting(request, "generate", settings, {}, said["n"], said["model"]):
-                change: dict[Any, Any] = {progress: look.line, running: look.job.id, cancel: gr.update(interactive=True)}
+                change: dict[Any, Any] = {
+                    progress: look.line,
+                    running: look.job.id,
+                    cancel: gr.update(interactive=True),
+                }
                 if look.preview is not None:
                     change[stage] = look.preview
                 yield change
             if look.job.state != "done":
                 yield {stage: None if before is None else before.file}
                 return
-            painted = [Painted(kept(each, stage, f"{said['prompt'][:32]} {each.seed}"), _again(each), each.parameters) for each in look.job.pictures]
+            painted = [
+                Painted(kept(each, stage, f"{said['prompt'][:32]} {each.seed}"), _again(each), each.parameters)
+                for each in look.job.pictures
+            ]
             past = [*painted, *past]
             tiles = [(each.file, f"seed {each.settings['seed']}") for each in past]
             yield {progress: look.line, history: past, film: gr.update(value=tiles, visible=True), **show(painted[0])}
@@ -155,20 +160,22 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
     def fill(settings: dict[str, Any]) -> list[Any]:
         """The form, for settings as `settings_from` gives them; what it has no field for is told."""
         served = {name: card.id for card in studio.cards("painter") for name in (card.name, card.id)}
-        size = settings.pop("size", (None, None))
         name = settings.pop("model", None)
-        told = {"prompt": "", "negative": "", "seed": None, "steps": None, "guidance": None}
-        told = {key: settings.pop(key, None) or usual for key, usual in told.items()}
-        choice = {key: settings.pop(key, None) or "" for key in ("solver", "schedule")}
-        left = {key: value for key, value in settings.items() if value not in (None, False, 0, "")}
+        model_now = served.get(name, studio.cards("painter")[0].id)
+        usual = _usual(studio, model_now)
+        given = {
+            key: settings.pop(key, None) for key in ("prompt", "negative", "seed", "size", *usual, "solver", "schedule")
+        }
         if name is not None and name not in served:
             gr.Warning(f"It was painted by {printable(str(name))}, which is not served here.")
-        if left:
-            gr.Warning("It also says " + printable(", ".join(f"{k} {v}" for k, v in left.items()))[:300])
-        model_now = served.get(name, gr.skip())
+        if left := {key: value for key, value in settings.items() if value not in (None, False, 0, "")}:
+            gr.Warning("It also says " + printable(", ".join(f"{key} {value}" for key, value in left.items()))[:300])
+        size = "" if given["size"] is None else "{}x{}".format(*given["size"])
+        seed = "" if given["seed"] is None else str(given["seed"])
         return [
-            *(told["prompt"], told["negative"], model_now, told["seed"], 1, *size),
-            *(told["steps"], told["guidance"], choice["solver"], choice["schedule"]),
+            *(given["prompt"] or "", given["negative"] or "", model_now, seed, size, 1),
+            *(value if given[key] is None else given[key] for key, value in usual.items()),
+            *(given["solver"] or "", given["schedule"] or ""),
         ]
 
     def read(file: str | None) -> list[Any]:
@@ -181,32 +188,25 @@ def generate(studio: Studio, blocks: gr.Blocks) -> Generate:
                 gr.Warning(str(note.message).replace(file, "The picture"))
             return fill(settings)
 
-    def own(id: str | None) -> list[Any]:
-        """What the chosen model would take where a field is left empty."""
-        card = next((card for card in studio.cards("painter") if card.id == id), None)
-        if card is None:
-            return [gr.skip()] * 4
-        usual = recommended(card.path)
-        easel = studio.engine.models.peek(card.id, "painter")
-        side = [OWN] * 2 if easel is None else [str(each) for each in easel.picture_size()]
-        return [
-            *(gr.update(placeholder=each) for each in side),
-            gr.update(placeholder=str(usual.num_inference_steps)),
-            gr.update(placeholder=f"{usual.guidance_scale:g}"),
-        ]
+    def own(id: str) -> list[Any]:
+        """What the chosen model is best painted with."""
+        return list(_usual(studio, id).values())
 
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [stage, progress, running, cancel, history, film, shown, text, *actions]
-    started = gr.on([paint.click, prompt.submit], run, [history, shown, *form], outputs, concurrency_limit=None, **hidden)
+    started = gr.on(
+        [paint.click, prompt.submit], run, [history, shown, *form], outputs, concurrency_limit=None, **hidden
+    )
     started.then(rest, None, [cancel, running], **hidden)
     cancel.click(stop(studio.engine), running, progress, queue=False, **hidden)
     film.select(pick, history, outputs, **hidden)
-    dice.click(lambda: None, None, seed, **hidden)
-    reuse.click(lambda now: gr.skip() if now is None else now.settings["seed"], shown, seed, **hidden)
+    dice.click(lambda: "", None, seed, **hidden)
+    reuse.click(lambda now: gr.skip() if now is None else str(now.settings["seed"]), shown, seed, **hidden)
     again.click(lambda now: fill(dict(now.settings)), shown, form, **hidden)
     source.upload(read, source, form, **hidden)
-    model.change(own, model, [width, height, steps, guidance], **hidden)
-    blocks.load(own, model, [width, height, steps, guidance], **hidden)
+    model.input(own, model, [steps, guidance], **hidden)
+    for shows in (paint.click, prompt.submit):
+        shows(None, js=in_sight("#stage"))
     return Generate(to_edit, to_style, to_see, shown)
 
 
@@ -214,3 +214,8 @@ def _again(picture: Picture) -> dict[str, Any]:
     """The keywords that paint it again, as `settings_from` would read them from its file."""
     settings = {**picture.settings, "seed": picture.seed}
     return {**settings, "size": (settings.pop("width"), settings.pop("height"))}
+
+
+def _usual(studio: Studio, id: str) -> dict[str, float]:
+    usual = recommended(studio.engine.models.card(id, "painter").path)
+    return {"steps": usual.num_inference_steps, "guidance": usual.guidance_scale}

@@ -28,12 +28,12 @@ def page(engine: Engine, options: ServerOptions) -> gr.Blocks:
     studio = Studio(engine, options, index)
     painters, classifiers = studio.cards("painter"), studio.cards("classifier")
     with gr.Blocks(title="eyesel", analytics_enabled=False, delete_cache=(HOUR, KEPT), fill_width=True) as blocks:
-        gr.HTML(look.HEADER, padding=False)
+        gr.HTML(look.HEADER)
         with gr.Tabs(selected="generate" if painters else "see") as tabs:
             places = {}
             if painters:
                 with gr.Tab("Generate", id="generate"):
-                    painting = generate(studio, blocks)
+                    painting = generate(studio)
                 with gr.Tab("Edit", id="edit"):
                     places["edit"] = edit(studio)
                 with gr.Tab("Style", id="style"):

@@ -1,30 +1,28 @@
 """The tab that looks: what is in a picture, where the classifier looked, and which known pictures are like it."""
 
 import asyncio
-import html
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from eyesel.classifier import ImageClassifier, Prediction
+from eyesel.classifier import ImageClassifier
 from eyesel.errors import SettingError
 from eyesel.explain import METHODS
 from eyesel.images import open_image
 from eyesel.search.identity import identity_of
 from eyesel.serve.access import client_of
 from eyesel.web.pictures import view
-from eyesel.web.studio import Studio, line, sentences
+from eyesel.web.studio import Studio, bars, line, sentences
 from eyesel.weights.hub import ASSETS
 
 EXAMPLES = [[str(file)] for file in sorted((ASSETS / "tiny" / "examples").glob("*.png"))]
 SEEN = "what it sees"
 NEIGHBOURS = 12
 TITLES = {
-    "rollout": "Rollout: attention followed through the layers",
-    "attention": "Attention of one layer",
-    "gradient-rollout": "Gradient rollout: what speaks for a class",
+    "rollout": "Rollout through the layers",
+    "attention": "Attention of a layer",
+    "gradient-rollout": "Gradient rollout, for a class",
     "gradcam": "Grad-CAM, for a class",
     "norms": "Norms of the patches",
     "pca": "Features as colours",
@@ -37,11 +35,11 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
         with gr.Column(scale=5, min_width=300):
             picture = gr.Image(
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300,
-                buttons=[], elem_classes="stage", elem_id="see-picture",
+                buttons=[], elem_classes="stage place", elem_id="see-picture",
             )  # fmt: skip
             gr.Examples(EXAMPLES, picture, label="For example", api_visibility="private")
             model = studio.models("classifier")
-            labels = gr.HTML(line("Drop a picture: its labels appear here."), padding=False, elem_id="labels")
+            labels = gr.HTML(line("Drop a picture: its labels appear here."), elem_id="labels")
         with gr.Column(scale=6, min_width=300):
             overlay = gr.Image(
                 label="What it looked at", interactive=False, height=420, buttons=["download", "fullscreen"],
@@ -52,10 +50,8 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
             )
             with gr.Row():
                 layer = gr.Slider(0, 1, 1, step=1, label="Layer", elem_id="layer")
-                head = gr.Slider(-1, 1, -1, step=1, label="Head (-1: all together)", elem_id="head")
-            target = gr.Dropdown(
-                [(SEEN, "")], value="", label="Class", visible=False, filterable=True, elem_id="class"
-            )
+                head = gr.Slider(-1, 1, -1, step=1, label="Head (-1: all)", elem_id="head")
+            target = gr.Dropdown([(SEEN, "")], value="", label="Class", visible=False, filterable=True, elem_id="class")
             if studio.index is not None:
                 found = gr.Gallery(
                     label=f"Most like it, of {len(studio.index):,} pictures", columns=6, height="auto",
@@ -85,7 +81,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
         with sentences():
             image = open_image(file)
             [found] = await studio.engine.classify([image], id, client=client_of(request.request.scope))
-            return _bars(found, (await eye(id)).default_function != "none")
+            return bars(found)
 
     async def looked(file: str | None, id: str, method: str, layer: int, head: int, target: str) -> Any:
         if file is None:
@@ -134,13 +130,3 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
 
 def _title(target: str | None) -> str:
     return "What it looked at" if target is None else f"What speaks for {target}"
-
-
-def _bars(found: Sequence[Prediction], shares: bool) -> str:
-    rows = []
-    for i, each in enumerate(found):
-        name = f'<dt class="{"first" if i == 0 else ""}">{html.escape(each.label)}</dt>'
-        width = f"{100 * each.score:.1f}%" if shares else "0"
-        score = f"{each.score:.1%}" if shares else f"{each.score:.4g}"
-        rows.append(f'{name}<div class="bar"><div style="width:{width}"></div></div><dd>{score}</dd>')
-    return f'<dl class="labels">{"".join(rows)}</dl>'

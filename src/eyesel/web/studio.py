@@ -1,7 +1,9 @@
 """What every tab works with: the engine, its models, and jobs that are watched until they end."""
 
+import html
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from eyesel.errors import EyeselError
+from eyesel.classifier import Prediction
+from eyesel.errors import EyeselError, SettingError
 from eyesel.search.index import Index
 from eyesel.serve.access import client_of
 from eyesel.serve.engine import Engine
@@ -80,6 +83,45 @@ def line(text: str, share: float | None = None) -> str:
     percent = round(100 * share)
     bar = f'<div class="track" role="progressbar" aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
     return f'<div class="line"><p>{text}</p>{bar}</div>'
+
+
+def bars(found: Sequence[Prediction]) -> str:
+    """HTML of labels with their scores; a bar is a share of 1, or of the largest score above that."""
+    longest, rows = max(*(each.score for each in found), 1.0), []
+    for each in found:
+        width = 100 * max(each.score, 0) / longest
+        bar = f'<div class="bar"><div style="width:{width:.1f}%"></div></div>'
+        rows.append(f"<dt>{html.escape(each.label)}</dt>{bar}<dd>{_score(each.score)}</dd>")
+    return f'<dl class="labels">{"".join(rows)}</dl>'
+
+
+def _score(score: float) -> str:
+    return f"{score:.1%}" if 0 <= score <= 1 else f"{score:.4g}"
+
+
+def whole(text: str, name: str) -> int | None:
+    """A number that was typed into a field; None of an empty one."""
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingError(f"{name} is {text.strip()[:40]!r}; write a whole number, or leave it empty.") from None
+
+
+def sides(text: str) -> tuple[int, int] | None:
+    """(width, height) of a size that was typed, such as 512x768 or 512; None of an empty one."""
+    if not text.strip():
+        return None
+    found = re.fullmatch(r"\s*(\d{1,5})(?:\s*[x×]\s*(\d{1,5}))?\s*", text.lower())
+    if found is None:
+        raise SettingError(f"size is {text.strip()[:40]!r}; write such as 512x768, or leave it empty.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def in_sight(selector: str) -> str:
+    """JavaScript that scrolls to where something is about to happen, if that is out of sight, as on a phone."""
+    return f"() => document.querySelector('{selector}').scrollIntoView({{block: 'nearest', behavior: 'smooth'}})"
 
 
 def _line(job: Job, seconds: float) -> str:

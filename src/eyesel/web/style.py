@@ -9,10 +9,11 @@ import gradio as gr
 from eyesel.errors import ImageError
 from eyesel.images import open_image
 from eyesel.web.pictures import kept, view
-from eyesel.web.studio import Studio, line, sentences, stop
+from eyesel.web.studio import Studio, in_sight, line, sentences, stop, whole
 from eyesel.weights.hub import ASSETS
 
 EXAMPLES = ASSETS / "tiny" / "examples"
+PAIRS = [("fox", "rocket"), ("owl", "fox"), ("rocket", "owl")]
 COLOURS = [("of the style", "style"), ("half and half", 0.5), ("of the content", "content")]
 
 
@@ -25,7 +26,7 @@ def style(studio: Studio) -> gr.Image:
         "sources": ["upload", "clipboard"],
         "height": 210,
         "buttons": [],
-        "elem_classes": "stage",
+        "elem_classes": "stage place",
     }
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=300):
@@ -33,9 +34,12 @@ def style(studio: Studio) -> gr.Image:
                 content = gr.Image(label="Content", min_width=140, elem_id="content", **place)
                 style_ = gr.Image(label="Style", min_width=140, elem_id="style", **place)
             gr.Examples(
-                [[str(EXAMPLES / "fox.png"), str(EXAMPLES / "rocket.png")]], [content, style_], label="For example",
+                [[str(EXAMPLES / f"{name}.png") for name in pair] for pair in PAIRS],
+                [content, style_],
+                label="For example",
+                example_labels=[f"{one} like {other}" for one, other in PAIRS],
                 api_visibility="private",
-            )  # fmt: skip
+            )
             strength = gr.Slider(
                 0, 1, 0.5, step=0.05, label="Strength: from the content to the style", elem_id="strength"
             )
@@ -46,14 +50,14 @@ def style(studio: Studio) -> gr.Image:
             with gr.Accordion("Settings", open=False):
                 model = studio.models("painter")
                 steps = gr.Slider(1, min(100, studio.options.limits.steps), 50, step=1, label="Steps")
-                longest = gr.Number(label="Longest side", placeholder="the content's own", precision=0, minimum=16, step=8)
-                prompt = gr.Textbox(label="What the result shows", placeholder="need not be said")
+                longest = gr.Textbox("", label="Longest side", placeholder="the content's own, in pixels")
+                prompt = gr.Textbox("", label="What the result shows", placeholder="need not be said")
         with gr.Column(scale=6, min_width=300):
             slider = gr.ImageSlider(
                 label="Before and after", show_label=False, format="png", height=480, interactive=False,
                 buttons=["fullscreen"], elem_classes="stage", elem_id="style-slider",
             )  # fmt: skip
-            progress = gr.HTML(line("The content and its new look appear here."), padding=False)
+            progress = gr.HTML(line("The content and its new look appear here."))
             with gr.Row():
                 download = gr.DownloadButton("Download", size="sm", interactive=False, elem_id="style-download")
                 onward = gr.Button("Restyle it again", size="sm", interactive=False)
@@ -65,7 +69,7 @@ def style(studio: Studio) -> gr.Image:
         color: str | float,
         model: str,
         steps: int,
-        longest: int | None,
+        longest: str,
         prompt: str,
         request: gr.Request,
     ) -> AsyncIterator[dict[Any, Any]]:
@@ -73,7 +77,7 @@ def style(studio: Studio) -> gr.Image:
             if content is None or style is None:
                 raise ImageError("two pictures are needed: drop a content and a style.")
             before = open_image(content)
-            settings = {"strength": strength, "color": color, "steps": steps, "longest": longest or None}
+            settings = {"strength": strength, "color": color, "steps": steps, "longest": whole(longest, "longest")}
             settings["prompt"] = prompt.strip() or None
             images = {"image": before, "style": open_image(style)}
             async for look in studio.painting(request, "stylize", settings, images, 1, model):
@@ -95,6 +99,7 @@ def style(studio: Studio) -> gr.Image:
     inputs = [content, style_, strength, color, model, steps, longest, prompt]
     outputs = [slider, progress, running, cancel, result, download, onward]
     started = restyle.click(run, inputs, outputs, concurrency_limit=None, **hidden)
+    restyle.click(None, js=in_sight("#style-slider"))
     started.then(lambda: [gr.update(interactive=False), None], None, [cancel, running], **hidden)
     cancel.click(stop(studio.engine), running, progress, queue=False, **hidden)
     onward.click(lambda path: path, result, content, **hidden)
