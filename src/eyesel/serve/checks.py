@@ -16,7 +16,9 @@ from eyesel.text.prompt import loras
 
 NAMES = frozenset(
     {field.name for kind in (Settings, StyleSettings) for field in fields(kind)}
-    | {"prompt", "seed", "n", "model", "image", "mask", "style", "weights", "top_k", "function_to_apply", "priority"}
+    | {"prompt", "seed", "n", "model", "image", "mask", "style", "weights", "priority", "opacity"}
+    | {"top_k", "function_to_apply", "pool", "layer", "normalize"}
+    | {"method", "head", "fusion", "discard_ratio", "target", "mask_outliers", "outlier_ratio"}
 )
 IMAGES = {"generate": {"image"}, "inpaint": {"image", "mask"}, "stylize": {"image", "style", "mask"}}
 NEEDED = {"generate": set(), "inpaint": {"image"}, "stylize": {"image", "style"}}
@@ -42,9 +44,11 @@ def check_order(task: str, settings: dict[str, Any], images: dict[str, Any], n: 
 
 def _check_prompts(prompts: dict[str, Any], limits: Limits) -> None:
     for name, text in prompts.items():
-        if text is not None and not isinstance(text, str):
+        if text is None:
+            continue
+        if not isinstance(text, str):
             raise ApiError(400, f"{name} is {text!r:.100}; it must be a text.", name, "invalid_request")
-        if len(text or "") > limits.prompt:
+        if len(text) > limits.prompt:
             raise ApiError(
                 400,
                 f"{name} has {len(text):,} characters; this server takes {limits.prompt:,} at most.",
@@ -61,7 +65,11 @@ def _check_style(said: dict[str, Any], seed: Any, prompt: str | None, n: int, li
             "n" if seed is None else "seed",
             "invalid_request",
         )
-    said.pop("weights", None)
+    weights = said.pop("weights", [])
+    if not isinstance(weights, list | tuple) or not all(type(each) in (int, float) for each in weights):
+        raise ApiError(
+            400, "weights must be a list of numbers, one for each style, such as [2, 1].", "weights", "invalid_request"
+        )
     chosen = StyleSettings.of(said)
     _check_steps(chosen.steps, limits)
     if prompt is not None:
