@@ -11,10 +11,9 @@ from eyesel.compare.facts import facts
 from eyesel.compare.measure import CAPABILITIES, Capability, Measured, machine, measure
 from eyesel.compare.report import UNKNOWN, rows
 from eyesel.images import open_image
-from eyesel.serve.access import client_of
 from eyesel.serve.pool import ModelCard
 from eyesel.web.pictures import view
-from eyesel.web.studio import Studio, bars, line, sentences
+from eyesel.web.studio import Studio, bars, client, line, sentences
 
 SECONDS = 60.0  # that each model may take to be timed and tried
 SEED = 1  # both painters start from the same noise
@@ -67,8 +66,8 @@ def compare(studio: Studio) -> None:
                             change[place] = gr.update(value=view(look.job.pictures[0].image), label=card.id)
                         yield change
             if kinds == {"classifier"} and file is not None:
-                image, client = open_image(file), client_of(request.request.scope)
-                found = [(await studio.engine.classify([image], card.id, client=client))[0] for card in pair]
+                image = open_image(file)
+                found = [(await studio.engine.classify([image], card.id, client=client(request)))[0] for card in pair]
                 texts = [f"<p>{card.id}</p>{bars(each)}" for card, each in zip(pair, found, strict=True)]
                 yield {sights: gr.update(visible=True), **dict(zip(seen, texts, strict=True))}
 

@@ -73,9 +73,8 @@ def edit(studio: Studio) -> gr.Image:
             return [gr.update(value=None, visible=False), gr.update(height=220)]
         with sentences():
             shown = view(open_image(file))
-            size = {"canvas_size": shown.size}
             value = {"background": shown, "layers": [], "composite": None}
-            return [gr.update(value=value, visible=True, **size), gr.update(height=130)]
+            return [gr.update(value=value, visible=True, canvas_size=shown.size), gr.update(height=130)]
 
     async def run(
         file: str | None,
@@ -103,7 +102,11 @@ def edit(studio: Studio) -> gr.Image:
             settings |= {"fill": fill or None, "only_masked": only}
             images = {"image": before, "mask": mask}
             async for look in studio.painting(request, "inpaint", settings, images, 1, model):
-                change = {progress: look.line, running: look.job.id, cancel: gr.update(interactive=True)}
+                change: dict[Any, Any] = {
+                    progress: look.line,
+                    running: look.job.id,
+                    cancel: gr.update(interactive=True),
+                }
                 if look.preview is not None:
                     change[slider] = (view(before), view(look.preview))
                 yield change

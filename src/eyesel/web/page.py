@@ -62,7 +62,7 @@ def _send(button: gr.Button, shown: gr.State, place: gr.Image, tabs: gr.Tabs, na
 
 
 def mount(app: FastAPI, engine: Engine, options: ServerOptions) -> None:
-    """Put the page at `/`, behind all routes that are there already. The application asks for the key, if there is one."""
+    """Put the page at `/`, behind all routes that are there already; the application asks for the key of a server."""
     blocks = page(engine, options)
     blocks.queue(default_concurrency_limit=None)  # the engine has a queue of its own
     gr.mount_gradio_app(

@@ -11,9 +11,8 @@ from eyesel.errors import SettingError
 from eyesel.explain import METHODS
 from eyesel.images import open_image
 from eyesel.search.identity import identity_of
-from eyesel.serve.access import client_of
 from eyesel.web.pictures import view
-from eyesel.web.studio import Studio, bars, line, sentences
+from eyesel.web.studio import Studio, bars, client, line, sentences
 from eyesel.weights.hub import ASSETS
 
 EXAMPLES = [[str(file)] for file in sorted((ASSETS / "tiny" / "examples").glob("*.png"))]
@@ -80,7 +79,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
             return line("Drop a picture: its labels appear here.")
         with sentences():
             image = open_image(file)
-            [found] = await studio.engine.classify([image], id, client=client_of(request.request.scope))
+            [found] = await studio.engine.classify([image], id, client=client(request))
             return bars(found)
 
     async def looked(file: str | None, id: str, method: str, layer: int, head: int, target: str) -> Any:
@@ -102,8 +101,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
             identity = index.identity
             if identity_of(await eye(id), identity.pool).key != identity.key:
                 raise SettingError(f"the index holds vectors of {identity}: choose that model to find what is like it.")
-            client = client_of(request.request.scope)
-            [vector] = await studio.engine.embed([open_image(file)], id, pool=identity.pool, client=client)
+            [vector] = await studio.engine.embed([open_image(file)], id, pool=identity.pool, client=client(request))
             hits = await asyncio.to_thread(index.search, vector, NEIGHBOURS)
             there = [hit for hit in hits if Path(hit.path).is_file()]
             return [(hit.path, f"{hit.label or Path(hit.path).stem}, {hit.distance:.2f}") for hit in there]

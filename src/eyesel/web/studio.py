@@ -57,7 +57,7 @@ class Studio:
 
         Raises `ApiError` where it was refused or failed.
         """
-        job = self.engine.submit(task, settings, images, n, model, client_of(request.request.scope), previews=8)
+        job = self.engine.submit(task, settings, images, n, model, client(request), previews=8)
         started = last = time.monotonic()
         yield Look(job, _line(job, 0))
         try:
@@ -130,6 +130,11 @@ def _line(job: Job, seconds: float) -> str:
     if not job.steps:
         return line("Getting ready", 0)
     return line(f"Step {job.step} of {job.steps} · {seconds:.0f} s", job.progress)
+
+
+def client(request: gr.Request) -> str:
+    """The name by which the engine is fair to a visitor."""
+    return "" if request.request is None else client_of(request.request.scope)
 
 
 def stop(engine: Engine) -> Callable[[str | None], str]:

@@ -14,7 +14,11 @@ from eyesel.weights.hub import ASSETS
 
 EXAMPLES = ASSETS / "tiny" / "examples"
 PAIRS = [("fox", "rocket"), ("owl", "fox"), ("rocket", "owl")]
-COLOURS = [("of the style", "style"), ("half and half", 0.5), ("of the content", "content")]
+COLOURS: list[tuple[str, str | float]] = [
+    ("of the style", "style"),
+    ("half and half", 0.5),
+    ("of the content", "content"),
+]
 
 
 def style(studio: Studio) -> gr.Image:
@@ -43,7 +47,7 @@ def style(studio: Studio) -> gr.Image:
             strength = gr.Slider(
                 0, 1, 0.5, step=0.05, label="Strength: from the content to the style", elem_id="strength"
             )
-            color = gr.Radio(COLOURS, value="style", label="Colours")
+            color = gr.Radio([*COLOURS], value="style", label="Colours")
             with gr.Row():
                 restyle = gr.Button("Restyle", variant="primary", scale=3, elem_id="restyle")
                 cancel = gr.Button("Cancel", interactive=False, min_width=90)
@@ -81,7 +85,11 @@ def style(studio: Studio) -> gr.Image:
             settings["prompt"] = prompt.strip() or None
             images = {"image": before, "style": open_image(style)}
             async for look in studio.painting(request, "stylize", settings, images, 1, model):
-                change = {progress: look.line, running: look.job.id, cancel: gr.update(interactive=True)}
+                change: dict[Any, Any] = {
+                    progress: look.line,
+                    running: look.job.id,
+                    cancel: gr.update(interactive=True),
+                }
                 if look.preview is not None:
                     change[slider] = (view(before), view(look.preview))
                 yield change
