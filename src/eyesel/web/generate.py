@@ -218,4 +218,5 @@ def _again(picture: Picture) -> dict[str, Any]:
 
 def _usual(studio: Studio, id: str) -> dict[str, float]:
     usual = recommended(studio.engine.models.card(id, "painter").path)
-    return {"steps": usual.num_inference_steps, "guidance": usual.guidance_scale}
+    steps = min(usual.num_inference_steps, studio.options.limits.steps)
+    return {"steps": steps, "guidance": usual.guidance_scale}

@@ -59,8 +59,8 @@ class Studio:
         """
         job = self.engine.submit(task, settings, images, n, model, client(request), previews=8)
         started = last = time.monotonic()
-        yield Look(job, _line(job, 0))
         try:
+            yield Look(job, _line(job, 0))
             async for event in job.updates(previews=True):
                 now = time.monotonic()
                 if job.ended or now - last < BETWEEN:
