@@ -91,7 +91,7 @@ def test_a_job_that_is_cancelled_leaves_what_was_there():
     async def work(engine):
         tab = Page(engine)
         lines = []
-        async for look in tab.handler("generate", "run")([], None, VISITOR, *form(steps=150, size="128")):
+        async for look in tab.handler("generate", "run")([], None, VISITOR, *form(steps=150, size="64")):
             lines += [value for key, value in look.items() if getattr(key, "elem_id", "") == "progress"]
             if len(lines) == 2:
                 tab.handler("studio", "cancelled")(engine.jobs.running()[0].id)
@@ -103,7 +103,7 @@ def test_a_job_that_is_cancelled_leaves_what_was_there():
 
 def test_a_visitor_who_goes_away_takes_the_job_along():
     async def work(engine):
-        looks = Page(engine).handler("generate", "run")([], None, VISITOR, *form(steps=150, size="128"))
+        looks = Page(engine).handler("generate", "run")([], None, VISITOR, *form(steps=150, size="64"))
         await anext(looks)
         [job] = engine.jobs._live.values()
         await looks.aclose()

@@ -78,7 +78,9 @@ def generate(studio: Studio) -> Generate:
                 with gr.Row():
                     solver = gr.Dropdown([(OWN, ""), *SOLVERS], value="", label="Solver", min_width=130)
                     schedule = gr.Dropdown([(OWN, ""), *SCHEDULES], value="", label="Schedule", min_width=130)
-                source = gr.File(label="Drop a picture to read its settings", file_types=["image"], height=140)
+                source = gr.File(
+                    label="Drop a picture to read its settings", file_types=["image"], height=140, elem_id="source"
+                )
         with gr.Column(scale=6, min_width=300):
             stage = gr.Image(
                 label="Picture",
