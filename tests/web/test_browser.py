@@ -116,7 +116,7 @@ def test_a_mask_is_painted_with_the_mouse(visit, tmp_path):
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 50, y)
     page.mouse.down()
-    page.mouse.move(x + 50, y, steps=20)
+    page.mouse.move(x + 50, y, steps=5)
     page.mouse.up()
     page.wait_for_timeout(1000)
     page.fill("#edit-prompt textarea", "a large owl on a blue background")

@@ -7,6 +7,9 @@ from PIL import Image
 from starlette.requests import Request
 
 import eyesel
+from eyesel.search.build import build
+from eyesel.search.identity import identity_of
+from eyesel.search.index import Index
 from eyesel.serve.options import Limits
 from eyesel.web.page import page
 from eyesel.web.pictures import mask_of, view
@@ -174,6 +177,21 @@ def test_sees_labels_and_where_it_looked():
     labels, layer, head, classes, maps = with_engine(work)
     assert labels.index("fox") < labels.index("%") and (layer, head, classes) == (5, 3, 65)
     assert not np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[1], maps[2])
+
+
+def test_finds_what_is_like_a_picture(tmp_path, easel):
+    pytest.importorskip("lancedb")
+    for i, name in enumerate(("fox", "owl", "rocket", "turtle")):
+        easel.generate(f"a large {name} on a blue background", seed=i, steps=8).save(tmp_path / f"{name}.png")
+    eye = eyesel.ImageClassifier.load("tiny")
+    build(Index.create(tmp_path / "db", identity_of(eye)), eye, tmp_path)
+
+    async def work(engine):
+        return await Page(engine).handler("see", "nearest")(str(EXAMPLES / "fox.png"), "tiny", VISITOR)
+
+    tiles = with_engine(work, index=tmp_path / "db")
+    assert len(tiles) == 4 and tiles[0][1].startswith("fox, 0.")
+    assert np.array_equal(tiles[0][0], eyesel.open_image(tmp_path / "fox.png"))
 
 
 def test_compares_two_models_at_the_same_work():

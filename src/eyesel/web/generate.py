@@ -60,8 +60,7 @@ def generate(studio: Studio) -> Generate:
             with gr.Row():
                 paint = gr.Button("Paint", variant="primary", scale=3, elem_id="paint")
                 cancel = gr.Button("Cancel", variant="secondary", interactive=False, min_width=90, elem_id="cancel")
-            tiny = [card.name for card in studio.cards("painter")][:1] == ["tiny"]
-            gr.Examples(FOR_TINY if tiny else FOR_OTHERS, prompt, label="For example", api_visibility="private")
+            gr.Examples(FOR_TINY if studio.tiny else FOR_OTHERS, prompt, label="For example", api_visibility="private")
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 model = studio.models("painter")
                 with gr.Row(elem_classes="low"):

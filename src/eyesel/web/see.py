@@ -1,16 +1,20 @@
 """The tab that looks: what is in a picture, where the classifier looked, and which known pictures are like it."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from eyesel.classifier import ImageClassifier
 from eyesel.errors import SettingError
 from eyesel.explain import METHODS
 from eyesel.images import open_image
 from eyesel.search.identity import identity_of
+from eyesel.search.index import Hit
+from eyesel.search.pictures import thumbnail
 from eyesel.web.pictures import view
 from eyesel.web.studio import Studio, bars, client, line, sentences
 from eyesel.weights.hub import ASSETS
@@ -18,6 +22,7 @@ from eyesel.weights.hub import ASSETS
 EXAMPLES = [[str(file)] for file in sorted((ASSETS / "tiny" / "examples").glob("*.png"))]
 SEEN = "what it sees"
 NEIGHBOURS = 12
+SIDE = 256  # pixels of the longer side of a picture that is like it
 TITLES = {
     "rollout": "Rollout through the layers",
     "attention": "Attention of a layer",
@@ -57,6 +62,8 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
                     object_fit="contain", allow_preview=False, buttons=[], elem_classes="film", elem_id="neighbours",
                 )  # fmt: skip
 
+    keys: dict[str, Any] = {}  # of models, by which an index knows its own
+
     async def eye(id: str) -> ImageClassifier:
         model: ImageClassifier = await asyncio.to_thread(studio.engine.models.get, id, "classifier")
         return model
@@ -93,18 +100,18 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
             attention = await studio.engine.attend(open_image(file), id, **settings)
             return gr.update(value=view(attention.overlay()), label=_title(attention.target))
 
-    async def nearest(file: str | None, id: str, request: gr.Request) -> list[tuple[str, str]]:
+    async def nearest(file: str | None, id: str, request: gr.Request) -> list[tuple[Image.Image, str]]:
         index = studio.index
         if file is None or index is None:
             return []
         with sentences():
-            identity = index.identity
-            if identity_of(await eye(id), identity.pool).key != identity.key:
-                raise SettingError(f"the index holds vectors of {identity}: choose that model to find what is like it.")
-            [vector] = await studio.engine.embed([open_image(file)], id, pool=identity.pool, client=client(request))
-            hits = await asyncio.to_thread(index.search, vector, NEIGHBOURS)
-            there = [hit for hit in hits if Path(hit.path).is_file()]
-            return [(hit.path, f"{hit.label or Path(hit.path).stem}, {hit.distance:.2f}") for hit in there]
+            pool = index.identity.pool
+            if id not in keys:  # reading all weights takes a while
+                keys[id] = (await asyncio.to_thread(identity_of, await eye(id), pool)).key
+            if keys[id] != index.identity.key:
+                raise SettingError(f"the index is of {index.identity}: choose that model to find what is like it.")
+            [vector] = await studio.engine.embed([open_image(file)], id, pool=pool, client=client(request))
+            return await asyncio.to_thread(_tiles, index.search(vector, NEIGHBOURS))
 
     def fields(method: str) -> list[Any]:
         kind = METHODS[method]
@@ -128,3 +135,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
 
 def _title(target: str | None) -> str:
     return "What it looked at" if target is None else f"What speaks for {target}"
+
+
+def _tiles(hits: Sequence[Hit]) -> list[tuple[Image.Image, str]]:
+    return [(thumbnail(hit.path, SIDE), f"{hit.label or Path(hit.path).stem}, {hit.distance:.2f}") for hit in hits]

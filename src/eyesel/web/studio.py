@@ -45,6 +45,11 @@ class Studio:
     def cards(self, kind: Kind) -> list[ModelCard]:
         return [card for card in self.engine.models.cards() if card.kind == kind]
 
+    @property
+    def tiny(self) -> bool:
+        """Whether the painter is the bundled one, for which there are examples of its own, and small sizes."""
+        return [card.name for card in self.cards("painter")][:1] == ["tiny"]
+
     def models(self, kind: Kind) -> gr.Dropdown:
         """The choice of a model; the first is the default."""
         ids = [card.id for card in self.cards(kind)]

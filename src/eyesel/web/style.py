@@ -54,7 +54,9 @@ def style(studio: Studio) -> gr.Image:
             with gr.Accordion("Settings", open=False):
                 model = studio.models("painter")
                 steps = gr.Slider(1, min(100, studio.options.limits.steps), 50, step=1, label="Steps")
-                longest = gr.Textbox("", label="Longest side", placeholder="the content's own, in pixels")
+                longest = gr.Textbox(
+                    "128" if studio.tiny else "", label="Longest side", placeholder="the content's own, in pixels"
+                )
                 prompt = gr.Textbox("", label="What the result shows", placeholder="need not be said")
         with gr.Column(scale=6, min_width=300):
             slider = gr.ImageSlider(
