@@ -121,7 +121,7 @@ def test_settings_are_read_from_a_picture(tmp_path, easel):
     easel.generate(FOX, seed=9, steps=7, solver="euler", size=(40, 32), guidance=2.0).save(tmp_path / "fox.png")
 
     async def work(engine):
-        return Page(engine).handler("generate", "read")(str(tmp_path / "fox.png"))
+        return await Page(engine).handler("generate", "read")(str(tmp_path / "fox.png"))
 
     assert with_engine(work) == [FOX, "", "tiny", "9", "40x32", 1, 7, 2.0, "euler", ""]
 

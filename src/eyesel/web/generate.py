@@ -11,7 +11,7 @@ from eyesel.diffusion import SCHEDULES, SOLVERS
 from eyesel.infotext import printable
 from eyesel.picture import Picture, settings_from
 from eyesel.web.pictures import kept
-from eyesel.web.studio import Studio, in_sight, line, sentences, sides, stop, whole
+from eyesel.web.studio import Studio, in_sight, line, note, sentences, sides, stop, whole
 from eyesel.weights.diffusers_folder import recommended
 
 OWN = "default"
@@ -168,9 +168,9 @@ def generate(studio: Studio) -> Generate:
             key: settings.pop(key, None) for key in ("prompt", "negative", "seed", "size", *usual, "solver", "schedule")
         }
         if name is not None and name not in served:
-            gr.Warning(f"It was painted by {printable(str(name))}, which is not served here.")
+            note(f"It was painted by {printable(str(name))}, which is not served here.")
         if left := {key: value for key, value in settings.items() if value not in (None, False, 0, "")}:
-            gr.Warning("It also says " + printable(", ".join(f"{key} {value}" for key, value in left.items()))[:300])
+            note("It also says " + printable(", ".join(f"{key} {value}" for key, value in left.items()))[:300])
         size = "" if given["size"] is None else "{}x{}".format(*given["size"])
         seed = "" if given["seed"] is None else str(given["seed"])
         return [
@@ -179,14 +179,14 @@ def generate(studio: Studio) -> Generate:
             *(given["solver"] or "", given["schedule"] or ""),
         ]
 
-    def read(file: str | None) -> list[Any]:
+    async def read(file: str | None) -> list[Any]:
         if file is None:
             return [gr.skip()] * len(form)
         with sentences(), warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             settings = settings_from(file)
-            for note in notes:
-                gr.Warning(str(note.message).replace(file, "The picture"))
+            for each in notes:
+                note(str(each.message).replace(file, "The picture"))
             return fill(settings)
 
     def own(id: str) -> list[Any]:

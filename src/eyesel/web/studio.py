@@ -153,11 +153,16 @@ def stop(engine: Engine) -> Callable[[str | None], str]:
     return cancelled
 
 
+def note(text: str) -> None:
+    """Tell the visitor something that is no error; what comes from files is shown, not obeyed."""
+    gr.Warning(html.escape(text, quote=False), title="Note")
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
     """What cannot be done is told on the page, in its sentence."""
     try:
         yield
     except (EyeselError, ApiError) as error:
-        text = str(error)
+        text = html.escape(str(error), quote=False)
         raise gr.Error(text[:1].upper() + text[1:], title="Not done", print_exception=False, duration=12) from None
