@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import eyesel
+from eyesel.serve.options import Limits
 from eyesel.weights.hub import ASSETS
 from serving import FOX, serving, wait_for
 
@@ -178,7 +179,7 @@ def test_fits_a_phone_and_the_night(visit, tmp_path):
 
 
 def test_a_server_with_a_key_asks_for_it(browser):
-    with serving(web=True, api_keys=("sesame",)) as client:
+    with serving(web=True, api_keys=("sesame",), limits=Limits(rate=60)) as client:
         refused = httpx.get(client.live.url)
         assert refused.status_code == 401 and "Basic" in refused.headers["www-authenticate"]
         assert client.get("/", headers={"Authorization": "Basic " + b64encode(b":sesame").decode()}).status_code == 200
