@@ -29,9 +29,9 @@ class Live:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self):
-        self.loop = asyncio.new_event_loop()
-        self.loop.run_until_complete(self.server.serve(sockets=[self._listening]))
-        self.loop.close()
+        with asyncio.Runner() as runner:
+            self.loop = runner.get_loop()
+            runner.run(self.server.serve(sockets=[self._listening]))
 
     def __enter__(self):
         self._thread.start()

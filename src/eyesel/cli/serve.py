@@ -34,6 +34,10 @@ def serve(
     web: Annotated[
         bool | None, typer.Option("--web/--no-web", help="The web page at /; default if gradio is installed.")
     ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="An index of pictures, in which the page finds what is like another.", metavar="DB"),
+    ] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures from public addresses.")] = False,
     cors: Annotated[
         list[str] | None, typer.Option(help="A web site that may ask, such as https://example.org; may be repeated.")
@@ -96,6 +100,7 @@ def serve(
         host=host,
         port=port,
         web=page,
+        index=index,
         limits=limits,
         allow_urls=allow_urls,
         cors=tuple(cors or ()),

@@ -32,17 +32,24 @@ SLIDER = """<!doctype html>
 <title>before and after</title>
 <style>
   body {{ margin: 0; min-height: 100vh; display: grid; place-content: center; background: #222 }}
-  figure {{ position: relative; margin: 0; width: min(96vw, {width}px) }}
+  figure {{ position: relative; margin: 0; width: min(96vw, 96vh * {ratio}, {width}px) }}
   img {{ display: block; width: 100%; image-rendering: {rendering} }}
   img + img {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at, 50%)) }}
-  hr {{ position: absolute; inset: 0 auto 0 var(--at, 50%); width: 2px; margin: 0 -1px; border: 0; background: #fff }}
-  input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }}
-  input:focus-visible ~ hr {{ outline: 2px solid #6bf }}
+  hr {{ position: absolute; inset: 0 auto 0 var(--at, 50%); width: 2px; margin: 0 -1px; border: 0; background: #fff;
+    box-shadow: 0 0 3px #0008; pointer-events: none; overflow: visible }}
+  hr::after {{ content: "\\2039\\2002\\203a"; position: absolute; top: 50%; left: 50%; width: 36px; height: 36px;
+    border-radius: 50%; background: #fff; color: #222; font: 20px/32px sans-serif; text-align: center;
+    transform: translate(-50%, -50%); box-shadow: 0 0 6px #0008 }}
+  input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
+    -webkit-appearance: none }}
+  input::-webkit-slider-thumb {{ -webkit-appearance: none; width: 1px }} /* so that the line is under the pointer */
+  input::-moz-range-thumb {{ width: 1px; border: 0 }}
+  input:focus-visible ~ hr::after {{ outline: 3px solid #6bf }}
 </style>
 <figure>
   <img alt="before" src="data:image/png;base64,{before}">
   <img alt="after" src="data:image/png;base64,{after}">
-  <input type="range" min="0" max="100" step="0.1" value="50" aria-label="how much of the picture before is seen"
+  <input type="range" min="0" max="100" step="0.5" value="50" aria-label="how much of the picture before is seen"
     oninput="this.parentNode.style.setProperty('--at', this.value + '%')">
   <hr>
 </figure>
@@ -54,6 +61,7 @@ def slider(before: Image.Image, after: Image.Image) -> str:
     """A page of HTML that needs nothing else: the second picture lies over the first, as far as one pulls it."""
     small = before.width < 512
     return SLIDER.format(
+        ratio=f"{before.width / before.height:.6g}",
         width=before.width * -(-512 // before.width) if small else before.width,
         rendering="pixelated" if small else "auto",
         before=_png(before),

@@ -16,6 +16,7 @@ from eyesel.serve.errors import ApiError
 from eyesel.serve.options import ServerOptions
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # what balancers ask, without a key
+PARTS = ("/assets/", "/static/", "/gradio_api/file=")  # of the page, a hundred at a time: they do not count in the rate
 _MOST_CLIENTS = 10_000  # whose rates are remembered
 
 
@@ -71,7 +72,7 @@ class Access:
             return ApiError(
                 401, "The API key is missing or wrong: send it as Authorization: Bearer KEY.", None, "invalid_api_key"
             )
-        if self._rate is None:
+        if self._rate is None or scope["path"].startswith(PARTS):
             return None
         client, now = client_of(scope), time.monotonic()
         left, since = self._left.pop(client, (float(self._rate), now))

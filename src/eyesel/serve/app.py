@@ -53,6 +53,9 @@ def create_app(options: ServerOptions, engine: Engine | None = None) -> FastAPI:
 
 def _mount_page(app: FastAPI, engine: Engine, options: ServerOptions) -> None:
     """The web page at `/`."""
+    from eyesel.web import mount
+
+    mount(app, engine, options)
 
 
 def _operations(app: FastAPI, engine: Engine) -> None:

@@ -43,6 +43,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     web: bool = False
+    index: Path | None = None  # of pictures, in which the page finds what is like another
     limits: Limits = field(default_factory=Limits)
     allow_urls: bool = False
     cors: tuple[str, ...] = ()

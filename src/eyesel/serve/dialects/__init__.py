@@ -26,5 +26,6 @@ def rendered(error: ApiError, path: str) -> Response:
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="eyesel", Basic realm="eyesel"'
+        for scheme in ("Basic", "Bearer"):  # a line each: Chromium reads the first scheme of a line
+            response.headers.append("WWW-Authenticate", f'{scheme} realm="eyesel"')
     return response
