@@ -210,7 +210,7 @@ class ImageClassifier:
         Layers come as they are computed, but for -1, which is the last one behind the final norm, as the head sees it;
         `final_norm` True or False puts all of them behind the norm, or none. `normalize` gives vectors of length 1.
         """
-        embedder = self._embedder(pool, layer, final_norm, normalize)
+        embedder = self.embedder(pool, layer, final_norm, normalize)
         stacked = np.concatenate([embedder(pixels) for pixels in self._batches(images, batch_size)])
         return stacked if isinstance(images, list) else stacked[0]
 
@@ -227,7 +227,7 @@ class ImageClassifier:
         draft: bool = False,
     ) -> Iterator[Answer[np.ndarray]]:
         """`embed`, one picture after the other, of as many as there are; the rest is as in `classify_many`."""
-        embedder = self._embedder(pool, layer, final_norm, normalize)
+        embedder = self.embedder(pool, layer, final_norm, normalize)
         return self._stream(images, embedder, batch_size, workers, draft)
 
     @overload
@@ -341,26 +341,40 @@ class ImageClassifier:
 
     def _predictor(self, top_k: int, function_to_apply: Function | None) -> Callable[[Tensor], list[list[Prediction]]]:
         """What makes predictions of pixels (B, 3, H, W)."""
+        self.check_question(top_k, function_to_apply)
+        return lambda pixels: self.predictions(self.network(pixels), top_k, function_to_apply)
+
+    def check_question(self, top_k: int, function_to_apply: Function | None = None) -> None:
+        """Raise `SettingError` where `predictions` cannot be made so."""
         if top_k < 1:
             raise SettingError(f"top_k is {top_k}; it must be at least 1.")
-        function = function_to_apply or self.default_function
-        if function not in _FUNCTIONS:
-            raise SettingError(f"function_to_apply is {function!r}; it is one of {', '.join(_FUNCTIONS)}.")
+        if function_to_apply is not None and function_to_apply not in _FUNCTIONS:
+            raise SettingError(f"function_to_apply is {function_to_apply!r}; it is one of {', '.join(_FUNCTIONS)}.")
 
-        def predict(pixels: Tensor) -> list[list[Prediction]]:
-            scores = self._scores(pixels, function)
-            best = scores.topk(min(top_k, scores.shape[1]))
-            return [
-                [Prediction(self.labels[i], score) for i, score in zip(indices, values, strict=True)]
-                for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
+    def network(self, pixels: Tensor) -> Tensor:
+        """Logits (B, classes) float32 of what `transform` gives, (B, 3, H, W)."""
+        with torch.inference_mode():
+            logits: Tensor = self.model(pixels.to(self.device, self.dtype)).float()
+        return logits
 
-        return predict
+    def predictions(
+        self, logits: Tensor, top_k: int = 5, function_to_apply: Function | None = None
+    ) -> list[list[Prediction]]:
+        """The `top_k` labels of each row of logits (B, classes), best first; `CheckpointError` for what is no number."""
+        with torch.inference_mode():
+            scores = _FUNCTIONS[function_to_apply or self.default_function](logits).cpu()
+        if not scores.isfinite().all():
+            raise CheckpointError(f"{self.name} gives scores that are no numbers; try --precision float32.")
+        best = scores.topk(min(top_k, scores.shape[1]))
+        return [
+            [Prediction(self.labels[i], score) for i, score in zip(indices, values, strict=True)]
+            for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
 
-    def _embedder(
+    def embedder(
         self, pool: Pool, layer: int | Sequence[int], final_norm: bool | None, normalize: bool
     ) -> Callable[[Tensor], np.ndarray]:
-        """What makes embeddings (B, ...) of pixels (B, 3, H, W)."""
+        """What makes embeddings (B, ...) of what `transform` gives, (B, 3, H, W); see `embed`."""
         if pool not in ("cls", "mean", "none", "grid"):
             raise SettingError(f"pool is {pool!r}; it is one of cls, mean, none, grid.")
         layers = [self._layer(i, final_norm) for i in ([layer] if isinstance(layer, int) else layer)]
@@ -369,7 +383,8 @@ class ImageClassifier:
 
         def embedder(pixels: Tensor) -> np.ndarray:
             with torch.inference_mode():
-                vectors = self.model.vectors(pixels, layers, pool)  # (B, L, ...)
+                on_device = pixels.to(self.device, self.dtype)
+                vectors = self.model.vectors(on_device, layers, pool)  # (B, L, ...)
                 vectors = F.normalize(vectors, dim=-1) if normalize else vectors
             stacked = vectors.cpu().numpy()
             return stacked[:, 0] if isinstance(layer, int) else stacked
@@ -388,19 +403,12 @@ class ImageClassifier:
         return stream(
             images,
             self.transform,
-            lambda pixels: network(pixels.to(self.device, self.dtype)),
+            network,
             batch_size,
             workers,
             draft,
             thumbnail,
         )
-
-    def _scores(self, pixels: Tensor, function: str) -> Tensor:
-        with torch.inference_mode():
-            scores = _FUNCTIONS[function](self.model(pixels).float()).cpu()
-        if not scores.isfinite().all():
-            raise CheckpointError(f"{self.name} gives scores that are no numbers; try --precision float32.")
-        return scores
 
     def _pixels(self, pictures: list[Image.Image]) -> Tensor:
         return self.transform(pictures).to(self.device, self.dtype)

@@ -2,7 +2,7 @@
 
 import operator
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ class Run:
         settings: Settings,
         image: Any = None,
         mask: Any = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         noise: Tensor | None = None,
         tap: Tap | None = None,
         aligned: bool = False,
@@ -179,9 +179,13 @@ def known_of(easel: Easel, canvas: Canvas, settings: Settings) -> Known:
     return Known(latents, 1.0 if settings.strength is None else settings.strength, mask, seen, settings.fill)
 
 
-def seeds_of(seed: int | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
+def seeds_of(seed: int | Sequence[int] | None, settings: Settings, count: int) -> tuple[list[int], Variation | None]:
     """Of each image. Variations share the seed, as in AUTOMATIC1111, and differ in what its noise is mixed with."""
     varied = bool(settings.variation_strength)
+    if isinstance(seed, list | tuple):
+        if varied or len(seed) != count:
+            raise SettingError(f"seed is a list of {len(seed)}; it needs {count}, and no variation_strength.")
+        return [whole_seed(each, 1) for each in seed], None
     first = secrets.randbelow(2**32) if seed is None else whole_seed(seed, 1 if varied else count)
     if not varied:
         return [first + i for i in range(count)], None

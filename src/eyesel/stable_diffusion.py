@@ -248,7 +248,7 @@ class StableDiffusion(Easel):
         *,
         image: Any = None,
         mask: Any = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         n: int = 1,
         loras: Sequence[LoraLike] = (),
         noise: Tensor | None = None,
@@ -265,8 +265,8 @@ class StableDiffusion(Easel):
         name of a textual inversion is a word; `\\(` is a plain bracket.
 
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
-        seed + i, or, with a variation, from `seed` and variation_seed + i; without a seed one is drawn. `noise` (B,
-        channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
+        seed + i, or, with a variation, from `seed` and variation_seed + i; a list has a seed for each picture, and without
+        a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
         `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone;
         `align_norms` brings them nearer to it, and further from their own words. All else are `Settings`.
         """

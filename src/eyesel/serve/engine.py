@@ -1,0 +1,272 @@
+"""The engine under every dialect: classifications in batches, paintings as jobs, on one thread of one device."""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from fastapi import Request
+from PIL import Image
+from torch import Tensor
+
+from eyesel.attention import Attention
+from eyesel.classifier import Function, ImageClassifier, Prediction
+from eyesel.errors import EyeselError
+from eyesel.images import ImageTransform, open_image
+from eyesel.models.vit import Pool
+from eyesel.picture import Picture
+from eyesel.serve.batches import Batches
+from eyesel.serve.checks import NAMES, check_order, check_painter, check_pixels
+from eyesel.serve.desk import JobDesk
+from eyesel.serve.errors import ApiError, bad_input
+from eyesel.serve.jobs import Job, Task
+from eyesel.serve.metrics import Metrics
+from eyesel.serve.options import ServerOptions
+from eyesel.serve.pool import ModelPool
+from eyesel.serve.store import Store
+from eyesel.serve.worker import Worker
+
+T = TypeVar("T")
+Images = Sequence[Image.Image | bytes]
+
+DECODERS = 4  # threads; Pillow lets go of the interpreter while it decodes
+
+
+class Engine:
+    """Everything but `submit` and `jobs` is awaited in the event loop that `start` was awaited in.
+
+    Whatever cannot be served raises `ApiError`.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Raises `EyeselError` for models and folders that cannot be used."""
+        self.options, self.models, self.metrics = options, ModelPool(options), Metrics()
+        self._temporary = None if options.data else tempfile.TemporaryDirectory(prefix="eyesel-")
+        self.store = Store(options.data or Path(self._temporary.name), options.limits.kept)  # type: ignore[union-attr]
+        self._lock = threading.Condition()
+        self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
+        self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
+        self.ready = False
+
+    async def start(self) -> None:
+        """Begin to work; with `warm_up`, after the models have been loaded and asked once."""
+        self.jobs = JobDesk(
+            self._lock, asyncio.get_running_loop(), self.models, self.store, self.metrics, self.options.limits
+        )
+        self._worker = Worker(self._lock, self._batches, self.jobs.next)
+        self._worker.start()
+        if self.options.warm_up:
+            await self._on_worker(self._warm_up)
+        self.ready = True
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Take no more, give what runs `grace` seconds, and keep what is still there as interrupted."""
+        self.ready = False
+        self.jobs.interrupt_waiting()
+        try:
+            await asyncio.wait_for(self.jobs.idle(), grace)
+        except TimeoutError:
+            pass
+        await asyncio.to_thread(self._worker.stop)
+        await asyncio.wait_for(self.jobs.idle(), 30)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.store.close)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    # Classifiers
+
+    async def classify(
+        self,
+        images: Images,
+        model: str | None = None,
+        top_k: int = 5,
+        function_to_apply: Function | None = None,
+        client: str = "",
+    ) -> list[list[Prediction]]:
+        """The `top_k` labels of each picture, best first. Bytes are decoded here, in threads."""
+        id, eye = await self._eye(model)
+        _checked(lambda: eye.check_question(top_k, function_to_apply))
+        return await self._ask(eye, ("logits", id), ("classify", top_k, function_to_apply), images, client)
+
+    async def embed(
+        self,
+        images: Images,
+        model: str | None = None,
+        pool: Pool = "cls",
+        layer: int | Sequence[int] = -1,
+        normalize: bool = False,
+        client: str = "",
+    ) -> list[np.ndarray]:
+        """An embedding of each picture; see `ImageClassifier.embed`."""
+        id, eye = await self._eye(model)
+        layers = layer if isinstance(layer, int) else tuple(layer)
+        _checked(lambda: eye.embedder(pool, layers, None, normalize))
+        return await self._ask(eye, ("vectors", id, pool, layers, normalize), None, images, client)
+
+    async def infer(self, pixels: Tensor, model: str | None = None, client: str = "") -> Tensor:
+        """Logits (B, classes) float32 of what a classifier's preprocessing gives, (B, 3, H, W) float32."""
+        id, eye = await self._eye(model)
+        config = eye.model.config
+        expected = (config.channels, *config.image_size)
+        if pixels.dim() != 4 or tuple(pixels.shape[1:]) != expected or not len(pixels):
+            raise ApiError(
+                400,
+                f"The pixels have the shape {list(pixels.shape)}; this model reads {[-1, *expected]}.",
+                "inputs",
+                "invalid_request",
+            )
+        self._check_number(len(pixels))
+        with self._batches.arriving(client, len(pixels)):
+            asked = [self._batches.ask(("logits", id), ("infer",), row.unsqueeze(0), client) for row in pixels.float()]
+        return torch.stack(await self._answers(asked))
+
+    async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
+        """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
+        id, _ = await self._eye(model)
+        return await self._on_worker(lambda: self.models.get(id, "classifier").attention(image, **settings))
+
+    # Painters
+
+    def submit(
+        self,
+        task: Task,
+        settings: dict[str, Any],
+        images: dict[str, Any] | None = None,
+        n: int = 1,
+        model: str | None = None,
+        client: str = "",
+        priority: int = 0,
+        previews: int = 0,
+    ) -> Job:
+        """Queue a job, which is checked as far as that needs no pixel.
+
+        `settings` are the keywords of `StableDiffusion.steps` (`prompt`, `seed`, and all `Settings`), or of `styling`;
+        `images` are PIL pictures: `image`, and `mask` (or "alpha"), and for `stylize` `style`, of which there may be a
+        list. Raises `ApiError`: 400 or 422 with the field at fault, 404 for the model, 429 when the queue is full.
+        """
+        images = {name: image for name, image in (images or {}).items() if image is not None}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        id = self.models.resolve(model, "painter")
+        limits, easel = self.options.limits, self.models.peek(id, "painter")
+        seeds = _checked(lambda: check_order(task, settings, images, n, limits))
+        if "image" in images and not settings.get("size") and not settings.get("longest"):
+            check_pixels(*images["image"].size, limits)
+        if easel is not None:
+            _checked(lambda: check_painter(easel, task, settings, images))
+        said = {name: value for name, value in settings.items() if name != "seed"}
+        if said.get("variation_strength") and "variation_seed" not in said:
+            said["variation_seed"] = int(np.random.default_rng().integers(2**32))
+        job = Job(task, id, said, n, seeds, client, priority, previews, images=images)
+        self.jobs.put(job)
+        return job
+
+    async def until_disconnected(self, request: Request, job: Job) -> list[Picture]:
+        """The result of a job, which is cancelled when the client of `request` goes away."""
+        result = asyncio.ensure_future(job.result())
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                job.cancel()
+            return await result
+        finally:
+            gone.cancel()
+            if not result.done():
+                result.cancel()
+                job.cancel()
+
+    # Inside
+
+    def queues(self) -> dict[str, int]:
+        """How much waits in each queue."""
+        return {"pictures": len(self._batches), "jobs": len(self.jobs)}
+
+    async def _eye(self, model: str | None) -> tuple[str, ImageClassifier]:
+        id = self.models.resolve(model, "classifier")
+        eye = self.models.peek(id, "classifier")
+        return id, eye or await self._on_worker(lambda: self.models.get(id, "classifier"))
+
+    async def _ask(
+        self, eye: ImageClassifier, key: Hashable, finish: Hashable, images: Images, client: str
+    ) -> list[Any]:
+        self._check_number(len(images))
+        loop = asyncio.get_running_loop()
+        with self._batches.arriving(client, len(images)):
+            try:
+                prepared = await asyncio.gather(
+                    *(loop.run_in_executor(self._decoders, _pixels, eye.transform, image) for image in images)
+                )
+            except EyeselError as error:
+                raise bad_input(error, NAMES) from None
+            asked = [self._batches.ask(key, finish, pixels, client) for pixels in prepared]
+        return await self._answers(asked)
+
+    def _check_number(self, number: int) -> None:
+        most = self.options.limits.images
+        if not 1 <= number <= most:
+            raise ApiError(400, f"There are {number} pictures; give from 1 to {most}.", "image", "invalid_request")
+
+    async def _answers(self, asked: "list[asyncio.Future[Any]]") -> list[Any]:
+        try:
+            return await asyncio.gather(*asked)
+        except EyeselError as error:
+            raise bad_input(error, NAMES) from None
+
+    def _compute(self, key: Any, pixels: Tensor, finishes: list[Any]) -> list[Any]:
+        """A batch, in the worker."""
+        what, id, *settings = key
+        eye = self.models.get(id, "classifier")
+        if what == "vectors":
+            pool, layers, normalize = settings
+            return list(eye.embedder(pool, layers, None, normalize)(pixels))
+        logits = eye.network(pixels).cpu()
+        answers: list[Any] = [None] * len(finishes)
+        for finish in set(finishes):
+            rows = [i for i, each in enumerate(finishes) if each == finish]
+            made = list(logits[rows]) if finish[0] == "infer" else eye.predictions(logits[rows], *finish[1:])
+            for row, answer in zip(rows, made, strict=True):
+                answers[row] = answer
+        return answers
+
+    async def _on_worker(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.wrap_future(self._worker.call(work))
+        except EyeselError as error:
+            raise bad_input(error, NAMES) from None
+
+    def _warm_up(self) -> None:
+        """Load as many models as the limit of memory lets stay, and use each once, which is slow the first time."""
+        room = self.options.limits.memory
+        for card in self.models.cards():
+            if card.name not in self.options.models or (room is not None and card.size > room):
+                continue
+            room = None if room is None else room - card.size
+            model = self.models.get(card.id, card.kind)
+            if isinstance(model, ImageClassifier):
+                height, width = model.model.config.image_size
+                model.classify(Image.new("RGB", (width, height)))
+            elif not (model.inpaints or model.is_refiner):
+                next(model.steps("warm up", steps=2, seed=0))
+
+
+def _pixels(transform: ImageTransform, image: Image.Image | bytes) -> Tensor:
+    return transform([image if isinstance(image, Image.Image) else open_image(image)])
+
+
+def _checked(check: Callable[[], T]) -> T:
+    try:
+        return check()
+    except EyeselError as error:
+        raise bad_input(error, NAMES) from None
+
+
+async def _gone(request: Request) -> None:
+    """When the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
