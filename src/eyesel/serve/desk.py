@@ -116,6 +116,7 @@ class JobDesk:
         now = time.time()
         for job in jobs:
             job.state, job.started = "running", now
+            self._store.write(job, "running")
             self._metrics.waited(now - job.created)
             self._tell(job)
         self._loop.call_soon_threadsafe(self._moved_up)
