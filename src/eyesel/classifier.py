@@ -360,7 +360,7 @@ class ImageClassifier:
     def predictions(
         self, logits: Tensor, top_k: int = 5, function_to_apply: Function | None = None
     ) -> list[list[Prediction]]:
-        """The `top_k` labels of each row of logits (B, classes), best first; `CheckpointError` for what is no number."""
+        """The `top_k` labels of each row of logits (B, classes), best first; `CheckpointError` for NaN."""
         with torch.inference_mode():
             scores = _FUNCTIONS[function_to_apply or self.default_function](logits).cpu()
         if not scores.isfinite().all():

@@ -265,10 +265,11 @@ class StableDiffusion(Easel):
         name of a textual inversion is a word; `\\(` is a plain bracket.
 
         `image` is a picture to start from and `mask` what of it is repainted (see `inpaint`). Picture i starts from
-        seed + i, or, with a variation, from `seed` and variation_seed + i; a list has a seed for each picture, and without
-        a seed one is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are those of `with_loras`. With
-        `align_style` the pictures get the style of the first one (StyleAligned), which is painted as it would be alone;
-        `align_norms` brings them nearer to it, and further from their own words. All else are `Settings`.
+        seed + i, or, with a variation, from `seed` and variation_seed + i; a list has a seed for each picture, and
+        without one it is drawn. `noise` (B, channels, h, w), of variance 1, replaces the seeds' first draw. `loras` are
+        those of `with_loras`. With `align_style` the pictures get the style of the first one (StyleAligned), which is
+        painted as it would be alone; `align_norms` brings them nearer to it, and further from their own words. All else
+        are `Settings`.
         """
         chosen = Settings.of(settings)
         chosen.check_for(image is not None, mask is not None)

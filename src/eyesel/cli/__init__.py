@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from eyesel import __version__
-from eyesel.cli import attend, classify, compare, embed, generate, index, inpaint, models, show, stylize
+from eyesel.cli import attend, classify, compare, embed, generate, index, inpaint, models, serve, show, stylize
 from eyesel.errors import EyeselError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(attend.attend)
 app.command()(generate.generate)
 app.command()(inpaint.inpaint)
 app.command()(stylize.stylize)
+app.command()(serve.serve)
 app.command()(show.show)
 app.command()(compare.compare)
 app.add_typer(index.app, name="index")

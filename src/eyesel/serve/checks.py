@@ -42,9 +42,11 @@ def check_order(task: str, settings: dict[str, Any], images: dict[str, Any], n: 
 
 def _check_prompts(prompts: dict[str, Any], limits: Limits) -> None:
     for name, text in prompts.items():
-        if text is not None and not isinstance(text, str):
+        if text is None:
+            continue
+        if not isinstance(text, str):
             raise ApiError(400, f"{name} is {text!r:.100}; it must be a text.", name, "invalid_request")
-        if len(text or "") > limits.prompt:
+        if len(text) > limits.prompt:
             raise ApiError(
                 400,
                 f"{name} has {len(text):,} characters; this server takes {limits.prompt:,} at most.",
@@ -61,7 +63,11 @@ def _check_style(said: dict[str, Any], seed: Any, prompt: str | None, n: int, li
             "n" if seed is None else "seed",
             "invalid_request",
         )
-    said.pop("weights", None)
+    weights = said.pop("weights", [])
+    if not isinstance(weights, list | tuple) or not all(type(each) in (int, float) for each in weights):
+        raise ApiError(
+            400, "weights must be a list of numbers, one for each style, such as [2, 1].", "weights", "invalid_request"
+        )
     chosen = StyleSettings.of(said)
     _check_steps(chosen.steps, limits)
     if prompt is not None:

@@ -58,6 +58,7 @@ class JobDesk:
         with self._lock:
             self._queue.check(job.client, 1, round(retry, 1))
         job.recorded = asyncio.wrap_future(self._store.write(job, "queued"))
+        job.expiry = self._loop.call_later(self._limits.wait, self._expire, job)
         self._live[job.id] = job
         with self._lock:
             self._queue.put(job, job.client, job.priority)
@@ -76,7 +77,7 @@ class JobDesk:
 
     def cancel(self, job: Job | str) -> bool:
         """Whether there was something to stop: a waiting job ends now, a running one after its step."""
-        found = self._live.get(job.id if isinstance(job, Job) else job)
+        found = self._live.get(job if isinstance(job, str) else job.id)
         if found is None or found.ended:
             return False
         found.stop = True
@@ -86,6 +87,15 @@ class JobDesk:
             self._end(found, "cancelled")
             self._moved_up()
         return True
+
+    def _expire(self, job: Job) -> None:
+        with self._lock:
+            waited = self._queue.remove(job)
+        if waited:
+            error = ApiError(
+                503, f"The job waited {self._limits.wait:g} seconds in vain: send it again.", None, "queue_timeout", 30
+            )
+            self._end(job, "failed", error)
 
     def interrupt_waiting(self) -> None:
         """Take no more jobs, and end those that have not begun."""
@@ -175,6 +185,8 @@ class JobDesk:
             job.changed()
 
     def _end(self, job: Job, state: State, error: ApiError | None = None) -> None:
+        if job.expiry is not None:
+            job.expiry.cancel()
         job.finished = time.time()
         error = error if state == "failed" else ended_error(state)
         written = self._store.write(job, state, error)
@@ -185,6 +197,7 @@ class JobDesk:
             log.error("a job could not be stored", extra={"job": job.id, "problem": str(problem)})
             state, error = "failed", ApiError(503, "The pictures could not be stored.", None, "storage", 30)
         job.state, job.error, job.images = state, error, {}
+        log.info("job ended", extra={"job": job.id, "state": state, "error": error and error.code})
         self._live.pop(job.id, None)
         self._metrics.ended(job.task, state, job.finished - job.created if job.finished else 0)
         job.changed()

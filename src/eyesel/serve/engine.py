@@ -1,6 +1,8 @@
 """The engine under every dialect: classifications in batches, paintings as jobs, on one thread of one device."""
 
 import asyncio
+import contextlib
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -17,13 +19,14 @@ from torch import Tensor
 from eyesel.attention import Attention
 from eyesel.classifier import Function, ImageClassifier, Prediction
 from eyesel.errors import EyeselError
-from eyesel.images import ImageTransform, open_image
+from eyesel.images import ImageTransform
 from eyesel.models.vit import Pool
 from eyesel.picture import Picture
 from eyesel.serve.batches import Batches
 from eyesel.serve.checks import NAMES, check_order, check_painter, check_pixels
 from eyesel.serve.desk import JobDesk
 from eyesel.serve.errors import ApiError, bad_input
+from eyesel.serve.intake import decoded
 from eyesel.serve.jobs import Job, Task, new_id
 from eyesel.serve.metrics import Metrics
 from eyesel.serve.options import ServerOptions
@@ -31,6 +34,7 @@ from eyesel.serve.pool import ModelPool
 from eyesel.serve.store import Store
 from eyesel.serve.worker import Worker
 
+log = logging.getLogger("eyesel.serve")
 T = TypeVar("T")
 Images = Sequence[Image.Image | bytes]
 
@@ -54,27 +58,33 @@ class Engine:
         self._lock = threading.Condition()
         self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
         self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
-        self.ready = False
+        self._started = self.ready = False
 
     async def start(self) -> None:
-        """Begin to work; with `warm_up`, after the models have been loaded and asked once."""
+        """Begin to work; with `warm_up`, after the models have been loaded and asked once. Again, it does nothing.
+
+        Raises `EyeselError` for a model that cannot be used.
+        """
+        if self._started:
+            return
+        self._started = True
         self.jobs = JobDesk(
             self._lock, asyncio.get_running_loop(), self.models, self.store, self.metrics, self.options.limits
         )
         self._worker = Worker(self._lock, self._batches, self.jobs.next)
         self._worker.start()
         if self.options.warm_up:
-            await self._on_worker(self._warm_up)
+            await asyncio.wrap_future(self._worker.call(self._warm_up))
         self.ready = True
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Take no more, give what runs `grace` seconds, and keep what is still there as interrupted."""
+        """Take no more, give what runs `grace` seconds, and keep what is still there as interrupted; once is enough."""
+        if not self._started or self.jobs.closed:
+            return
         self.ready = False
         self.jobs.interrupt_waiting()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.jobs.idle(), grace)
-        except TimeoutError:
-            pass
         await asyncio.to_thread(self._worker.stop)
         await asyncio.wait_for(self.jobs.idle(), 30)
         self._decoders.shutdown(wait=False, cancel_futures=True)
@@ -132,7 +142,8 @@ class Engine:
     async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
         """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
         id, _ = await self._eye(model)
-        return await self._on_worker(lambda: self.models.get(id, "classifier").attention(image, **settings))
+        opened = await asyncio.to_thread(decoded, image, self.options) if isinstance(image, bytes) else image
+        return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
 
     # Painters
 
@@ -159,7 +170,8 @@ class Engine:
         limits, easel = self.options.limits, self.models.peek(id, "painter")
         seeds = _checked(lambda: check_order(task, settings, images, n, limits))
         if "image" in images and not settings.get("size") and not settings.get("longest"):
-            check_pixels(*images["image"].size, limits)
+            width, height = images["image"].size
+            check_pixels(width, height, limits)
         if easel is not None:
             _checked(lambda: check_painter(easel, task, settings, images))
         said = {name: value for name, value in settings.items() if name != "seed"}
@@ -167,7 +179,14 @@ class Engine:
             said["variation_seed"] = int(np.random.default_rng().integers(2**32))
         job = Job(task, id, said, n, seeds, client, priority, previews, new_id(self.name), images=images)
         self.jobs.put(job)
+        told = {"job": job.id, "task": task, "model": id, "n": n, "client": client}
+        log.info("job", extra=told | ({"prompt": settings.get("prompt")} if self.options.log_prompts else {}))
         return job
+
+    async def recorded(self, job: Job) -> None:
+        """When the store knows of a job, so that it is not forgotten if the server is killed now."""
+        if job.recorded is not None:
+            await job.recorded
 
     async def until_disconnected(self, request: Request, job: Job) -> list[Picture]:
         """The result of a job, which is cancelled when the client of `request` goes away."""
@@ -203,7 +222,10 @@ class Engine:
         with self._batches.arriving(client, len(images)):
             try:
                 prepared = await asyncio.gather(
-                    *(loop.run_in_executor(self._decoders, _pixels, eye.transform, image) for image in images)
+                    *(
+                        loop.run_in_executor(self._decoders, _pixels, eye.transform, image, self.options)
+                        for image in images
+                    )
                 )
             except EyeselError as error:
                 raise bad_input(error, NAMES) from None
@@ -258,8 +280,8 @@ class Engine:
                 next(model.steps("warm up", steps=2, seed=0))
 
 
-def _pixels(transform: ImageTransform, image: Image.Image | bytes) -> Tensor:
-    return transform([image if isinstance(image, Image.Image) else open_image(image)])
+def _pixels(transform: ImageTransform, image: Image.Image | bytes, options: ServerOptions) -> Tensor:
+    return transform([image if isinstance(image, Image.Image) else decoded(image, options)])
 
 
 def _checked(check: Callable[[], T]) -> T:

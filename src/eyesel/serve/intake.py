@@ -1,7 +1,7 @@
 """What comes in: pictures and parameters as forms, as JSON, or as the bytes of a picture alone.
 
-The media type is a hint: bytes without one, or with a wrong one, are looked at. Nothing is decoded before its header has
-said that it is not too large, and nothing is decoded in the event loop.
+The media type is a hint: bytes without one, or with a wrong one, are looked at. Nothing is decoded before its header
+has said that it is not too large, and nothing is decoded in the event loop.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +28,8 @@ from eyesel.serve.options import ServerOptions
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.IGNORECASE)
-_PICTURES = (  # how files of pictures begin
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ", b"\x00\x00\x01\x00",
-)  # fmt: skip
-MOST_DEPTH = 32  # of JSON
+# How files of pictures begin
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
 
 
 @dataclass
@@ -94,7 +93,9 @@ class _closing:
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data, parse_constant=_no_constant)
+        value = strict_json(data)
+        if b"\\ud" in data.lower():  # half a character of two, which no text can be
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not UTF-8, too
         raise ApiError(400, f"The body is no JSON ({str(error)[:200]}).", None, "invalid_json") from None
     if not isinstance(value, dict):
@@ -102,8 +103,16 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+def strict_json(data: bytes | str) -> Any:
+    """JSON, with finite numbers alone. Raises `ValueError`."""
+    return json.loads(data, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 async def picture(source: Any, options: ServerOptions, field: str = "image", mode: Mode = "RGB") -> Image.Image:

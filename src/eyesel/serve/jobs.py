@@ -29,7 +29,7 @@ class Desk(Protocol):
 
     def position(self, job: "Job") -> int | None: ...
 
-    def cancel(self, job: "Job") -> None: ...
+    def cancel(self, job: "Job") -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Job:
     made: list[Picture] | None = field(default=None, repr=False)  # here, by this process
     desk: "Desk | None" = field(default=None, repr=False)  # where it waits, or was served
     recorded: "asyncio.Future[None] | None" = field(default=None, repr=False)  # when the store knows of it
+    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)  # of its time in the queue
     stop: bool = field(default=False, repr=False)  # it was cancelled while it ran
     _seen: "deque[tuple[int, Image.Image]]" = field(default_factory=lambda: deque(maxlen=8), repr=False)
     _asked: bool = field(default=False, repr=False)

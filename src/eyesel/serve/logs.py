@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
 
 
 class RequestLog:
-    """Gives each request an id, `X-Request-ID` (the client's own, if it is a plain word), counts it and writes its line.
+    """Gives each request an id, `X-Request-ID` (the client's own, if that is a plain word), counts and logs it.
 
     An error that nothing caught is answered with a 500 in the shape of the dialect.
     """

@@ -14,24 +14,41 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry}
-        self.requests = Counter("eyesel_requests", "Requests answered.", ["method", "route", "status"], **made)
+        self.requests = Counter(
+            "eyesel_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+        )
         self.latency = Histogram(
-            "eyesel_request_seconds", "From a request to its answer.", ["route"], buckets=_SECONDS, **made
+            "eyesel_request_seconds",
+            "From a request to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
-        self.queue = Gauge("eyesel_queue_length", "What waits.", ["queue"], **made)
+        self.queue = Gauge("eyesel_queue_length", "What waits.", ["queue"], registry=self.registry)
         self.batch = Histogram(
-            "eyesel_batch_size", "Pictures in a batch of the classifier.", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **made
+            "eyesel_batch_size",
+            "Pictures in a batch of the classifier.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
         )
-        self.batch_seconds = Histogram("eyesel_batch_seconds", "Of a batch on the device.", buckets=_SECONDS, **made)
-        self.jobs = Counter("eyesel_jobs", "Jobs that have ended.", ["task", "state"], **made)
-        self.job_seconds = Histogram("eyesel_job_seconds", "From a job to its end.", buckets=_SECONDS, **made)
-        self.job_wait = Histogram("eyesel_job_wait_seconds", "Of a job in the queue.", buckets=_SECONDS, **made)
-        self.steps = Counter("eyesel_steps", "Steps of pictures.", **made)
-        self.step_seconds = Counter("eyesel_step_seconds", "Spent on steps.", **made)
-        self.speed = Gauge("eyesel_steps_per_second", "Of the last step, counted by pictures.", **made)
+        self.batch_seconds = Histogram(
+            "eyesel_batch_seconds", "Of a batch on the device.", buckets=_SECONDS, registry=self.registry
+        )
+        self.jobs = Counter("eyesel_jobs", "Jobs that have ended.", ["task", "state"], registry=self.registry)
+        self.job_seconds = Histogram(
+            "eyesel_job_seconds", "From a job to its end.", buckets=_SECONDS, registry=self.registry
+        )
+        self.job_wait = Histogram(
+            "eyesel_job_wait_seconds", "Of a job in the queue.", buckets=_SECONDS, registry=self.registry
+        )
+        self.steps = Counter("eyesel_steps", "Steps of pictures.", registry=self.registry)
+        self.step_seconds = Counter("eyesel_step_seconds", "Spent on steps.", registry=self.registry)
+        self.speed = Gauge("eyesel_steps_per_second", "Of the last step, counted by pictures.", registry=self.registry)
         self.memory = Gauge(
-            "eyesel_memory_bytes", "Resident memory of the process, and weights of models.", ["of"], **made
+            "eyesel_memory_bytes",
+            "Resident memory of the process, and weights of models.",
+            ["of"],
+            registry=self.registry,
         )
 
     def batched(self, number: int, seconds: float) -> None:

@@ -83,7 +83,7 @@ class ModelPool:
         return None if found is None else found[0]
 
     def get(self, id: str, kind: Kind) -> Any:
-        """The model, loaded if need be, which blocks; for the thread that computes. Raises `EyeselError`, `ApiError`."""
+        """The model, loaded if need be, by the thread that computes. Raises `EyeselError` and `ApiError`."""
         with self._lock:
             if (kind, id) in self._loaded:
                 self._loaded.move_to_end((kind, id))

@@ -1,7 +1,7 @@
 """What outlives the server: jobs in SQLite, their pictures as PNG files in a folder.
 
-One thread writes, so that neither the event loop nor the thread that computes waits for the disk. A job is `done` in the
-table only when all its pictures have their names; a job that was not at its end when its server stopped is
+One thread writes, so that neither the event loop nor the thread that computes waits for the disk. A job is `done` in
+the table only when all its pictures have their names; a job that was not at its end when its server stopped is
 `interrupted`. Several servers of one machine can share a folder.
 """
 
@@ -24,22 +24,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS by_time ON jobs (created);
 """
-_COLUMNS = [
-    "id",
-    "client",
-    "task",
-    "model",
-    "settings",
-    "n",
-    "seeds",
-    "priority",
-    "state",
-    "created",
-    "started",
-    "finished",
-    "error",
-    "files",
-]
+_COLUMNS = "id client task model settings n seeds priority state created started finished error files".split()  # noqa: SIM905
 
 
 class Store:

@@ -1,6 +1,7 @@
 """The languages that clients speak, one file each: its routes, and the shape of its errors.
 
-A dialect is a module with `router(engine, options) -> APIRouter`, `owns(path) -> bool`, and `render(error) -> Response`.
+A dialect is a module with `router(engine, options) -> APIRouter`, `owns(path) -> bool` and
+`render(error) -> Response`.
 """
 
 from importlib import import_module

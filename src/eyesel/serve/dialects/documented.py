@@ -17,7 +17,8 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     "submit": (
         f"Queue pictures to be painted. Takes `prompt`, `n`, `seed`, `model`, `priority` and {_SETTINGS}; pictures are "
         "`image`, `mask` and `style`. Answers at once: ask for `/jobs/{id}` or listen to its events.",
-        """-d '{"prompt": "a large fox on a blue background", "seed": 7, "steps": 4}' -H "Content-Type: application/json" HOST/jobs""",
+        """-d '{"prompt": "a large fox on a blue background", "seed": 7, "steps": 4}' """
+        """-H "Content-Type: application/json" HOST/jobs""",
         {
             "task": {"type": "string", "enum": ["generate", "inpaint", "stylize"]},
             "prompt": {"type": "string"},

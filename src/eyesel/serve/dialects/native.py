@@ -18,7 +18,7 @@ from eyesel.serve.access import client_of
 from eyesel.serve.dialects.documented import documented
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import Body, picture, pictures, read_body
+from eyesel.serve.intake import Body, picture, picture_bytes, read_body, strict_json
 from eyesel.serve.jobs import Job, JobEvent
 from eyesel.serve.options import ServerOptions
 from eyesel.settings import Settings
@@ -43,13 +43,13 @@ def render(error: ApiError) -> Response:
 def router(engine: Engine, options: ServerOptions) -> APIRouter:
     routes = APIRouter()
 
-    async def images_of(body: Body, known: tuple[str, ...], needed: bool = True) -> list[Image.Image | bytes]:
-        """Those of `image`: bytes as they are, to be decoded in the engine's threads."""
+    async def images_of(body: Body) -> list[Image.Image | bytes]:
+        """Those of `image`, which the engine decodes."""
         given = body.files.pop("image", []) + _listed(body.fields.pop("image", []))
         _refuse_files(body)
-        if not given and needed:
+        if not given:
             raise ApiError(422, "There is no picture: send it as `image`.", "image", "missing_parameter")
-        return list(await pictures(given, options))
+        return [await picture_bytes(each, options) for each in given]
 
     @routes.post("/jobs", status_code=202, **documented("submit"))
     async def submit(request: Request) -> JSONResponse:
@@ -62,7 +62,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         if type(priority) is not int or priority not in PRIORITIES:
             raise ApiError(400, f"priority is {priority!r:.100}; it must be a whole number from -10 to 10.", "priority")
         job = engine.submit(task, said, images, n, _text(model, "model"), client_of(request.scope), priority)
-        await job.recorded
+        await engine.recorded(job)
         return JSONResponse(describe(job), 202, {"Location": f"/jobs/{job.id}"})
 
     @routes.get("/jobs", **documented("jobs"))
@@ -106,18 +106,18 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
     @routes.post("/classify", **documented("classify"))
     async def classify(request: Request) -> JSONResponse:
         body = await read_body(request)
-        images, said = await images_of(body, ()), _typed(body)
+        images, said = await images_of(body), _typed(body)
         top_k = _whole(said.pop("top_k", 5), "top_k")
         function = _text(said.pop("function_to_apply", None), "function_to_apply")
         model = engine.models.resolve(_text(said.pop("model", None), "model"), "classifier")
         _refuse(said)
-        answers = await engine.classify(images, model, top_k, function, client_of(request.scope))  # type: ignore[arg-type]
+        answers = await engine.classify(images, model, top_k, function, client_of(request.scope))
         return JSONResponse({"model": model, "predictions": [[asdict(p) for p in answer] for answer in answers]})
 
     @routes.post("/embed", **documented("embed"))
     async def embed(request: Request) -> JSONResponse:
         body = await read_body(request)
-        images, said = await images_of(body, ()), _typed(body)
+        images, said = await images_of(body), _typed(body)
         layer = said.pop("layer", -1)
         layers = [_whole(each, "layer") for each in layer] if isinstance(layer, list) else _whole(layer, "layer")
         pool, normalize = _text(said.pop("pool", "cls"), "pool"), said.pop("normalize", False)
@@ -125,14 +125,14 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
             raise ApiError(400, f"normalize is {normalize!r:.100}; it must be true or false.", "normalize")
         model = engine.models.resolve(_text(said.pop("model", None), "model"), "classifier")
         _refuse(said)
-        vectors = await engine.embed(images, model, pool, layers, normalize, client_of(request.scope))  # type: ignore[arg-type]
+        vectors = await engine.embed(images, model, pool, layers, normalize, client_of(request.scope))
         shape = [len(vectors), *vectors[0].shape]
         return JSONResponse({"model": model, "shape": shape, "embeddings": [each.tolist() for each in vectors]})
 
     @routes.post("/attend", **documented("attend"))
     async def attend(request: Request) -> Response:
         body = await read_body(request)
-        images, said = await images_of(body, ()), _typed(body)
+        images, said = await images_of(body), _typed(body)
         if len(images) != 1:
             raise ApiError(400, f"There are {len(images)} pictures; one is looked at at a time.", "image")
         model = engine.models.resolve(_text(said.pop("model", None), "model"), "classifier")
@@ -216,8 +216,7 @@ async def _order(body: Body, options: ServerOptions) -> tuple[dict[str, Any], di
         if name == "mask" and given == ["alpha"]:
             images[name] = "alpha"
         elif given:
-            mode = "RGBA" if name != "style" else "RGB"
-            opened = [await picture(each, options, name, mode) for each in given]
+            opened = [await picture(each, options, name, "RGB" if name == "style" else "RGBA") for each in given]
             images[name] = opened if len(opened) > 1 else opened[0]
     _refuse_files(body)
     return _typed(body), images
@@ -254,7 +253,7 @@ def _value(name: str, text: Any) -> Any:
         return [int(width), int(height)]
     for attempt in (text, text.lower(), f"[{text}]"):
         try:
-            return json.loads(attempt)
+            return strict_json(attempt)
         except ValueError:
             continue
     return text

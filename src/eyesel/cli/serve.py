@@ -1,0 +1,110 @@
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eyesel.cli.options import Device, Offline, Precision
+from eyesel.cli.painting import ModelsDir
+from eyesel.errors import SettingError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+EXTRA = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+GIGABYTE = 2**30
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="As in the other commands; may be repeated, and the first is the default: tiny."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine's need a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        list[str] | None,
+        typer.Option("--api-key", envvar="EYESEL_API_KEY", help="What clients have to know; may be repeated."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on any address without a key.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder that keeps jobs and pictures; default one that is gone at the end.")
+    ] = None,
+    web: Annotated[
+        bool | None, typer.Option("--web/--no-web", help="The web page at /; default if gradio is installed.")
+    ] = None,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures from public addresses.")] = False,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="A web site that may ask, such as https://example.org; may be repeated.")
+    ] = None,
+    rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute that one client may send.")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; half of them may be one client's.")] = 64,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps that one picture may take.")] = 150,
+    max_n: Annotated[int, typer.Option("--max-n", min=1, help="Pictures that one job may ask for.")] = 10,
+    max_side: Annotated[
+        int, typer.Option(min=8, help="Painted pictures are as large as a square of this side.")
+    ] = 2048,
+    max_body: Annotated[int, typer.Option(min=1, help="Megabytes of one request.")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds of work on one job.")] = 600,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures that are classified together.")] = 32,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for what is on its way.")] = 5,
+    paint_batch: Annotated[int, typer.Option(min=1, help="Pictures that are painted together.")] = 4,
+    memory: Annotated[
+        float | None, typer.Option(min=0, help="Gigabytes of models; the least recently used go first.")
+    ] = None,
+    kept: Annotated[int, typer.Option(min=1, help="Finished jobs whose pictures are kept.")] = 1000,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log, too.")] = False,
+    models_dir: ModelsDir = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    offline: Offline = False,
+) -> None:
+    """Serve models over HTTP, to the clients that people have, until Ctrl-C.
+
+    Example: eyesel serve --model tiny --port 8000
+    """
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in EXTRA):
+        raise SettingError("The server needs packages of its own: pip install 'eyesel[serve]'.")
+    page = find_spec("gradio") is not None and find_spec("eyesel.web") is not None if web is None else web
+    if host not in LOOPBACK and not api_keys and not insecure:
+        raise SettingError(
+            f"host is {host}, which others can reach: set an --api-key, or say --insecure if they may all ask."
+        )
+
+    from eyesel.serve.options import Limits, ServerOptions
+    from eyesel.serve.run import run
+
+    limits = Limits(
+        body=max_body * 2**20,
+        painted=max_side**2,
+        steps=max_steps,
+        n=max_n,
+        batch=paint_batch,
+        queue=queue,
+        timeout=timeout,
+        memory=None if memory is None else int(memory * GIGABYTE),
+        kept=kept,
+        rate=rate,
+    )
+    options = ServerOptions(
+        models=tuple(models or ("tiny",)),
+        data=data,
+        api_keys=tuple(api_keys or ()),
+        host=host,
+        port=port,
+        web=page,
+        limits=limits,
+        allow_urls=allow_urls,
+        cors=tuple(cors or ()),
+        max_batch=max_batch,
+        max_wait_ms=max_wait,
+        models_dir=models_dir,
+        offline=offline,
+        device=device,
+        precision=precision,
+        log_prompts=log_prompts,
+    )
+    run(options)
