@@ -68,6 +68,10 @@ class JobDesk:
         """A job of this process or of the store."""
         return self._live.get(id) or self._store.get(id)
 
+    @property
+    def unfinished(self) -> int:
+        return len(self._live)
+
     def running(self) -> list[Job]:
         return [job for job in self._live.values() if job.state == "running"]
 

@@ -205,6 +205,16 @@ class Engine:
 
     # Inside
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a thread that computes."""
+        return self._worker.alive
+
+    @property
+    def unfinished(self) -> int:
+        """How many jobs wait or run."""
+        return self.jobs.unfinished
+
     def queues(self) -> dict[str, int]:
         """How much waits in each queue."""
         return {"pictures": len(self._batches), "jobs": len(self.jobs)}

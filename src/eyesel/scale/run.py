@@ -1,0 +1,105 @@
+"""`eyesel serve --ray`: replicas on this machine, or on a cluster that is there already, until Ctrl-C."""
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+# what Ray reads when it is imported, and hands on to the processes that it starts
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "eyesel.scale.proxy:middlewares")
+
+import ray
+from ray import serve
+
+from eyesel.errors import SettingError
+from eyesel.scale.app import NAME, application, autoscaling
+from eyesel.serve.options import ServerOptions
+from eyesel.serve.pool import ModelPool
+from eyesel.serve.run import address, listen
+
+LOOPBACK = "127.0.0.1"
+STORE = 128 * 2**20  # bytes that Ray keeps for objects: requests are all that goes through it
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From `least` to `most` replicas of `cpus` cores each (default: those there are, shared).
+
+    `cluster` is the address of a cluster of Ray, such as "auto"; None starts Ray on this machine.
+    """
+
+    least: int = 1
+    most: int = 1
+    cpus: float | None = None
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most:
+            raise SettingError(f"There are to be from {self.least} to {self.most} replicas: 1 is the least.")
+        if self.cpus is not None and self.cpus <= 0:
+            raise SettingError(f"A replica is to have {self.cpus:g} cores; it needs more than 0.")
+
+
+def run(options: ServerOptions, scale: Scale) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises `EyeselError` before that if it cannot."""
+    with tempfile.TemporaryDirectory(prefix="eyesel-") as shared:
+        options = replace(options, data=(options.data or Path(shared)).absolute())
+        ModelPool(options)  # which refuses what is no model, before anything is started
+        try:
+            where = start(options, scale)
+            number = f"{scale.least}" if scale.least == scale.most else f"{scale.least} to {scale.most}"
+            models = ", ".join(options.models)
+            print(f"eyesel serves {models} at {where}, in replicas: {number} (Ctrl-C stops)", flush=True)
+            _until_stopped()
+        finally:
+            stop(scale)
+
+
+def start(options: ServerOptions, scale: Scale) -> str:
+    """Deploy, and wait until requests are answered; gives the address."""
+    listening = listen(options.host, options.port)  # Ray would wait for a port that is taken
+    host, port = listening.getsockname()[:2]
+    listening.close()
+    cores = os.cpu_count() or 1
+    cpus = scale.cpus or max(1, cores // scale.most)
+    if scale.cluster is None:
+        ray.init(
+            num_cpus=max(cores, int(cpus * scale.most) + 1),
+            object_store_memory=STORE,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _node_ip_address=LOOPBACK,
+        )
+    else:
+        ray.init(address=scale.cluster, logging_level=logging.WARNING)
+    gpu = options.device in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) >= 1
+    actors: dict[str, Any] = {"num_cpus": cpus, "num_gpus": 1 if gpu else 0}
+    size: dict[str, Any] = {"num_replicas": scale.least}
+    if scale.least < scale.most:
+        size = {"autoscaling_config": autoscaling(scale.least, scale.most, options)}
+    serve.start("HeadOnly", {"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+    serve.run(application(options, ray_actor_options=actors, **size), name=NAME, route_prefix="/")
+    return address(host, port)
+
+
+def stop(scale: Scale) -> None:
+    """Stop what was started; a cluster that was there stays."""
+    if not ray.is_initialized():
+        return
+    if scale.cluster is None:
+        serve.shutdown()
+    else:
+        serve.delete(NAME)
+    ray.shutdown()
+
+
+def _until_stopped() -> None:
+    stopped = threading.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stopped.set())
+    stopped.wait()
