@@ -8,7 +8,7 @@ from eyesel.cli.painting import ModelsDir
 from eyesel.errors import SettingError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-EXTRA = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 GIGABYTE = 2**30
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import time
@@ -18,24 +19,22 @@ OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  
 _MOST_CLIENTS = 10_000  # whose rates are remembered
 
 
-def given_key(headers: Headers) -> str | None:
-    """The key in a request: as a Bearer token, in X-API-Key, or as the password of Basic."""
+def given_keys(headers: Headers) -> list[str]:
+    """What a request may mean as its key: a Bearer token, X-API-Key, Basic's password, or its `user:password`."""
     kind, _, value = headers.get("authorization", "").partition(" ")
+    given = [headers["x-api-key"]] if "x-api-key" in headers else []
     if kind.lower() == "bearer":
-        return value.strip()
+        given.append(value.strip())
     if kind.lower() == "basic":
-        try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-    return headers.get("x-api-key")
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            pair = base64.b64decode(value, validate=True).decode()
+            given += [pair.partition(":")[2], pair]
+    return given
 
 
-def is_key(given: str | None, keys: tuple[str, ...]) -> bool:
-    """In a time that does not tell which characters are right. `user:password` as a key is Basic's pair."""
-    if given is None:
-        return False
-    matches = [hmac.compare_digest(_digest(given), _digest(key.rpartition(":")[2])) for key in keys]
+def is_key(given: list[str], keys: tuple[str, ...]) -> bool:
+    """Whether one is right, in a time that does not tell which characters are."""
+    matches = [hmac.compare_digest(_digest(each), _digest(key)) for key in keys for each in given]
     return any(matches)
 
 
@@ -46,8 +45,8 @@ def _digest(text: str) -> bytes:
 def client_of(scope: Scope) -> str:
     """A name for who asks, by its key and address, that gives neither away."""
     peer = scope.get("client") or ("",)
-    key = given_key(Headers(scope=scope)) or ""
-    return hashlib.sha256(f"{key}\0{peer[0]}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    keys = "\0".join(given_keys(Headers(scope=scope)))
+    return hashlib.sha256(f"{peer[0]}\0{keys}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 class Access:
@@ -68,7 +67,7 @@ class Access:
         await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
-        if self._keys and scope["method"] != "OPTIONS" and not is_key(given_key(Headers(scope=scope)), self._keys):
+        if self._keys and scope["method"] != "OPTIONS" and not is_key(given_keys(Headers(scope=scope)), self._keys):
             return ApiError(
                 401, "The API key is missing or wrong: send it as Authorization: Bearer KEY.", None, "invalid_api_key"
             )

@@ -59,17 +59,17 @@ def _mount_page(app: FastAPI, engine: Engine, options: ServerOptions) -> None:
 
 
 def _operations(app: FastAPI, engine: Engine) -> None:
-    @app.get("/health", tags=["operations"], summary="The process lives", description="`curl HOST/health`")
+    @app.get("/health", tags=["operations"], summary="The process lives", description="```sh\ncurl HOST/health\n```")
     async def health() -> PlainTextResponse:
         return PlainTextResponse("Ok")
 
-    @app.get("/ready", tags=["operations"], summary="Models are loaded", description="`curl HOST/ready`")
+    @app.get("/ready", tags=["operations"], summary="Models are loaded", description="```sh\ncurl HOST/ready\n```")
     async def ready() -> Response:
         if not engine.ready:
             raise ApiError(503, "The models are not loaded yet, or the server is stopping.", None, "not_ready", 5)
         return PlainTextResponse("Ok")
 
-    @app.get("/metrics", tags=["operations"], summary="For Prometheus", description="`curl HOST/metrics`")
+    @app.get("/metrics", tags=["operations"], summary="For Prometheus", description="```sh\ncurl HOST/metrics\n```")
     async def metrics() -> Response:
         models = {f"{kind} {id}": size for (kind, id), size in engine.models.loaded().items()}
         text = engine.metrics.text(engine.queues(), models)
@@ -95,9 +95,12 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        codes = {404: "no_such_route", 405: "method_not_allowed"}
-        response = rendered(
-            ApiError(error.status_code, str(error.detail), None, codes.get(error.status_code)), request.url.path
-        )
+        asked = f"{request.method} {request.url.path[:200]}"
+        known = {
+            404: (f"There is nothing at {asked}: see /docs.", "no_such_route"),
+            405: (f"There is no {asked}: see /docs.", "method_not_allowed"),
+        }
+        message, code = known.get(error.status_code, (str(error.detail), None))
+        response = rendered(ApiError(error.status_code, message, None, code), request.url.path)
         response.headers.update(error.headers or {})
         return response

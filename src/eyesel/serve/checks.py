@@ -16,7 +16,9 @@ from eyesel.text.prompt import loras
 
 NAMES = frozenset(
     {field.name for kind in (Settings, StyleSettings) for field in fields(kind)}
-    | {"prompt", "seed", "n", "model", "image", "mask", "style", "weights", "top_k", "function_to_apply", "priority"}
+    | {"prompt", "seed", "n", "model", "image", "mask", "style", "weights", "priority", "opacity"}
+    | {"top_k", "function_to_apply", "pool", "layer", "normalize"}
+    | {"method", "head", "fusion", "discard_ratio", "target", "mask_outliers", "outlier_ratio"}
 )
 IMAGES = {"generate": {"image"}, "inpaint": {"image", "mask"}, "stylize": {"image", "style", "mask"}}
 NEEDED = {"generate": set(), "inpaint": {"image"}, "stylize": {"image", "style"}}

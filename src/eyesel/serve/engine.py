@@ -74,7 +74,11 @@ class Engine:
         self._worker = Worker(self._lock, self._batches, self.jobs.next)
         self._worker.start()
         if self.options.warm_up:
-            await asyncio.wrap_future(self._worker.call(self._warm_up))
+            try:
+                await asyncio.wrap_future(self._worker.call(self._warm_up))
+            except EyeselError:
+                await self.stop(0)
+                raise
         self.ready = True
 
     async def stop(self, grace: float = 10.0) -> None:

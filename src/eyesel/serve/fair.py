@@ -1,7 +1,7 @@
 """A bounded queue that is fair between clients: they are served in turns, whoever asks for how much.
 
-Priorities come first; within one, clients take turns, and each client's own items stay in their order. The caller holds
-the lock.
+Priorities come first; within one, who was served last comes last, and each client's own items stay in their order. The
+caller holds the lock.
 """
 
 from collections import OrderedDict, deque
@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from eyesel.serve.errors import ApiError
 
 T = TypeVar("T")
+MOST_CLIENTS = 1000  # that are remembered
 
 
 class FairQueue(Generic[T]):
@@ -19,7 +20,9 @@ class FairQueue(Generic[T]):
 
     def __init__(self, length: int, share: float, things: str) -> None:
         self._length, self._share, self._things = length, max(int(length * share), 1), things
-        self._lanes: dict[int, OrderedDict[str, deque[T]]] = {}
+        self._lanes: dict[int, dict[str, deque[T]]] = {}
+        self._served: OrderedDict[str, int] = OrderedDict()  # when clients were served, the last one last
+        self._turns = count(1)
         self._size = 0
 
     def __len__(self) -> int:
@@ -46,13 +49,14 @@ class FairQueue(Generic[T]):
             )
 
     def put(self, item: T, client: str, priority: int = 0) -> None:
-        self._lanes.setdefault(priority, OrderedDict()).setdefault(client, deque()).append(item)
+        self._lanes.setdefault(priority, {}).setdefault(client, deque()).append(item)
         self._size += 1
 
     def ordered(self) -> Iterator[T]:
         """The items as they would be served."""
         for priority in sorted(self._lanes, reverse=True):
-            lanes = list(self._lanes[priority].values())
+            clients = sorted(self._lanes[priority], key=lambda client: self._served.get(client, 0))
+            lanes = [self._lanes[priority][client] for client in clients]
             for turn in count():
                 lanes = [lane for lane in lanes if len(lane) > turn]
                 if not lanes:
@@ -78,6 +82,12 @@ class FairQueue(Generic[T]):
         """From 1; None if it does not wait."""
         return next((i for i, other in enumerate(self.ordered(), 1) if other is item), None)
 
+    def _note(self, client: str) -> None:
+        self._served[client] = next(self._turns)
+        self._served.move_to_end(client)
+        if len(self._served) > MOST_CLIENTS:
+            self._served.popitem(last=False)
+
     def _remove(self, item: T, served: bool) -> bool:
         for priority, lanes in self._lanes.items():
             for client, lane in lanes.items():
@@ -86,8 +96,8 @@ class FairQueue(Generic[T]):
                     self._size -= 1
                     if not lane:
                         del lanes[client]
-                    elif served:
-                        lanes.move_to_end(client)  # the others come first now
+                    if served:
+                        self._note(client)
                     if not lanes:
                         del self._lanes[priority]
                     return True

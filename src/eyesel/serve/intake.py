@@ -26,7 +26,7 @@ from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.fetch import fetch
 from eyesel.serve.options import ServerOptions
 
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+_FORM, _ADDRESS_FORM = "multipart/form-data", "application/x-www-form-urlencoded"
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.IGNORECASE)
 # How files of pictures begin
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
@@ -48,15 +48,15 @@ async def read_body(request: Request, picture: str = "image") -> Body:
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     query = dict(request.query_params)
-    if kind in _FORMS:
+    data = b"" if kind == _FORM else await request.body()
+    if looks_like_picture(data):  # whatever it says: curl --data-binary calls it a form
+        return Body(query, {picture: [data]}, texts=True)
+    if kind in (_FORM, _ADDRESS_FORM):
         body = await _form(request)
         return Body({**query, **body.fields}, body.files, texts=True)
-    data = await request.body()
-    if kind.endswith("json") or (not looks_like_picture(data) and data.lstrip()[:1] in (b"{", b"[")):
+    if kind.endswith("json") or data.lstrip()[:1] in (b"{", b"["):
         return Body({**query, **_json(data)})
-    if not data:
-        return Body(query, texts=True)
-    return Body(query, {picture: [data]}, texts=True)
+    return Body(query, {picture: [data]} if data else {}, texts=True)
 
 
 def looks_like_picture(data: bytes) -> bool:

@@ -29,13 +29,13 @@ class Server(uvicorn.Server):
 
 def run(options: ServerOptions) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `EyeselError` before that if it cannot."""
-    listening = listen(options.host, options.port)
-    engine = Engine(options)
-    _log_to(sys.stderr)
-    config = uvicorn.Config(
-        create_app(options, engine), log_config=None, access_log=False, timeout_graceful_shutdown=5, lifespan="on"
-    )
-    asyncio.run(_serve(Server(config, engine), listening, options))
+    with listen(options.host, options.port) as listening:
+        engine = Engine(options)
+        _log_to(sys.stderr)
+        config = uvicorn.Config(
+            create_app(options, engine), log_config=None, access_log=False, timeout_graceful_shutdown=5, lifespan="on"
+        )
+        asyncio.run(_serve(Server(config, engine), listening, options))
 
 
 async def _serve(server: Server, listening: socket.socket, options: ServerOptions) -> None:

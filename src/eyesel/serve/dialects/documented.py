@@ -1,6 +1,7 @@
 """What the OpenAPI page says of the native routes, each with a curl that works as it stands.
 
-`HOST` is where the server listens, FOX a picture; with a key, add `-H "Authorization: Bearer KEY"`.
+`HOST` is where the server listens, `JOB` the id of a job, and `fox.png` any picture; with a key, add
+`-H "Authorization: Bearer KEY"`.
 """
 
 from typing import Any
@@ -51,7 +52,7 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     ),
     "classify": (
         "Labels and scores, best first, of one picture or several.",
-        "--data-binary @FOX 'HOST/classify?top_k=3'",
+        "--data-binary @fox.png 'HOST/classify?top_k=3'",
         {
             "image": _PICTURE,
             "top_k": {"type": "integer", "minimum": 1},
@@ -62,7 +63,7 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     ),
     "embed": (
         "An embedding of each picture.",
-        "-F image=@FOX -F pool=mean HOST/embed",
+        "-F image=@fox.png -F pool=mean HOST/embed",
         {
             "image": _PICTURE,
             "pool": {"type": "string", "enum": ["cls", "mean", "none", "grid"]},
@@ -74,7 +75,7 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     ),
     "attend": (
         "What the classifier looked at: a heat map, and the picture under it, which is all with `Accept: image/png`.",
-        """-F image=@FOX -F method=rollout -H "Accept: image/png" -o looked-at.png HOST/attend""",
+        """-F image=@fox.png -F method=rollout -H "Accept: image/png" -o looked-at.png HOST/attend""",
         {
             "image": _PICTURE,
             "method": {
