@@ -9,20 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# what Ray reads when it is imported, and hands on to the processes that it starts
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "eyesel.scale.proxy:middlewares")
-
-import ray
-from ray import serve
-
 from eyesel.errors import SettingError
-from eyesel.scale.app import NAME, application, autoscaling
+from eyesel.scale.proxy import CALLBACK
 from eyesel.serve.options import ServerOptions
 from eyesel.serve.pool import ModelPool
 from eyesel.serve.run import address, listen
 
-LOOPBACK = "127.0.0.1"
 STORE = 128 * 2**20  # bytes that Ray keeps for objects: requests are all that goes through it
 
 
@@ -65,6 +57,12 @@ def start(options: ServerOptions, scale: Scale) -> str:
     listening = listen(options.host, options.port)  # Ray would wait for a port that is taken
     host, port = listening.getsockname()[:2]
     listening.close()
+    _prepare(scale)
+    import ray
+    from ray import serve
+
+    from eyesel.scale.app import NAME, application, autoscaling
+
     cores = os.cpu_count() or 1
     cpus = scale.cpus or max(1, cores // scale.most)
     if scale.cluster is None:
@@ -73,7 +71,6 @@ def start(options: ServerOptions, scale: Scale) -> str:
             object_store_memory=STORE,
             include_dashboard=False,
             logging_level=logging.WARNING,
-            _node_ip_address=LOOPBACK,
         )
     else:
         ray.init(address=scale.cluster, logging_level=logging.WARNING)
@@ -87,8 +84,23 @@ def start(options: ServerOptions, scale: Scale) -> str:
     return address(host, port)
 
 
+def _prepare(scale: Scale) -> None:
+    """The environment, which Ray reads when it is imported, and hands on to the processes that it starts."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    if scale.cluster is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # listens to this machine alone, on any system
+
+
 def stop(scale: Scale) -> None:
     """Stop what was started; a cluster that was there stays."""
+    import ray
+    from ray import serve
+
+    from eyesel.scale.app import NAME
+
     if not ray.is_initialized():
         return
     if scale.cluster is None:
