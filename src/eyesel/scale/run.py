@@ -37,6 +37,17 @@ class Scale:
             raise SettingError(f"A replica is to have {self.cpus:g} cores; it needs more than 0.")
 
 
+def scale_of(
+    replicas: int | None, least: int | None, most: int | None, cpus: float | None, cluster: str | None
+) -> Scale:
+    """A fixed number (default 2), or from `least` to `most`."""
+    if replicas is not None and (least, most) != (None, None):
+        raise SettingError("There is a number of replicas, and a least or most of them: give one or the other.")
+    if (least, most) == (None, None):
+        return Scale(replicas or 2, replicas or 2, cpus, cluster)
+    return Scale(least or 1, most or max(least or 1, 2), cpus, cluster)
+
+
 def run(options: ServerOptions, scale: Scale) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `EyeselError` before that if it cannot."""
     with tempfile.TemporaryDirectory(prefix="eyesel-") as shared:
@@ -88,6 +99,8 @@ def _prepare(scale: Scale) -> None:
     """The environment, which Ray reads when it is imported, and hands on to the processes that it starts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # nobody else asks what Ray's own ports offer
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if scale.cluster is None:

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from eyesel.serve.jobs import Job, new_id
 from eyesel.serve.presence import Presence
 from eyesel.serve.store import Store
