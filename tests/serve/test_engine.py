@@ -203,12 +203,14 @@ def test_time_is_limited():
 
 def test_a_full_queue_is_said_at_once():
     async def work(engine):
-        for i in range(5):
-            engine.submit("generate", {"prompt": FOX, "steps": 20, "guidance": 1 + i / 10}, client=str(i))
-            await asyncio.sleep(0)
-        return refusal(lambda: [engine.submit("generate", {"prompt": FOX}, client="z") for _ in range(2)])
+        def flood():
+            for i in range(12):
+                engine.submit("generate", {"prompt": FOX, "steps": 100}, client=str(i))
 
-    error = with_engine(work, limits=Limits(queue=4, share=0.5))
+        return refusal(flood), len(engine.jobs)
+
+    error, waiting = with_engine(work, limits=Limits(queue=4, share=0.5, batch=1))
+    assert 3 <= waiting <= 4  # one may have begun
     assert error.status == 429 and error.code == "queue_full" and error.retry_after >= 1
 
 
@@ -361,3 +363,17 @@ def test_names_of_models():
 
     near, alias = with_engine(work, warm_up=False)
     assert near.status == alias.status == 404 and near.code == "model_not_found" and "tiny" in near.message
+
+
+def test_pictures_of_waiting_jobs_are_bounded():
+    async def work(engine):
+        images = {"image": Image.new("RGB", (600, 600))}
+        order = {"prompt": OWL, "steps": 2, "strength": 0.5, "size": (32, 32)}
+        first = engine.submit("generate", order, images)
+        error = refusal(lambda: engine.submit("generate", order, images))
+        await first.result()
+        await engine.submit("generate", order, images).result()
+        return error
+
+    error = with_engine(work, limits=Limits(queued_pixels=700_000))
+    assert error.status == 429 and error.retry_after

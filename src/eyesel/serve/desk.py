@@ -57,6 +57,10 @@ class JobDesk:
         retry = min(max(self._usual * len(self._queue), 1.0), LONGEST_RETRY)
         with self._lock:
             self._queue.check(job.client, 1, round(retry, 1))
+        if sum(each.pixels for each in self._live.values()) + job.pixels > self._limits.queued_pixels:
+            raise ApiError(
+                429, "The pictures of waiting jobs fill the memory: come again later.", None, "queue_full", retry
+            )
         job.recorded = asyncio.wrap_future(self._store.write(job, "queued"))
         job.expiry = self._loop.call_later(self._limits.wait, self._expire, job)
         self._live[job.id] = job

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +20,9 @@ from torch import Tensor
 from eyesel.attention import Attention
 from eyesel.classifier import Function, ImageClassifier, Prediction
 from eyesel.errors import EyeselError
-from eyesel.images import ImageTransform
 from eyesel.models.vit import Pool
 from eyesel.picture import Picture
+from eyesel.serve.answers import answers, pixels_of, warm_up
 from eyesel.serve.batches import Batches
 from eyesel.serve.checks import NAMES, check_order, check_painter, check_pixels
 from eyesel.serve.desk import JobDesk
@@ -56,9 +57,10 @@ class Engine:
         self._temporary = None if options.data else tempfile.TemporaryDirectory(prefix="eyesel-")
         self.store = Store(options.data or Path(self._temporary.name), options.limits.kept)  # type: ignore[union-attr]
         self._lock = threading.Condition()
-        self._batches = Batches(self._lock, options, self._compute, self.metrics.batched)
+        self._batches = Batches(self._lock, options, partial(answers, self.models), self.metrics.batched)
         self._decoders = ThreadPoolExecutor(DECODERS, "eyesel-decode")
         self._started = self.ready = False
+        self._looking = 0
 
     async def start(self) -> None:
         """Begin to work; with `warm_up`, after the models have been loaded and asked once. Again, it does nothing.
@@ -75,7 +77,7 @@ class Engine:
         self._worker.start()
         if self.options.warm_up:
             try:
-                await asyncio.wrap_future(self._worker.call(self._warm_up))
+                await asyncio.wrap_future(self._worker.call(partial(warm_up, self.models, self.options)))
             except EyeselError:
                 await self.stop(0)
                 raise
@@ -145,6 +147,15 @@ class Engine:
 
     async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
         """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
+        if self._looking >= self.options.limits.queue:
+            raise ApiError(429, f"{self._looking} pictures are being looked into: come again.", None, "queue_full", 1)
+        self._looking += 1
+        try:
+            return await self._look(image, model, settings)
+        finally:
+            self._looking -= 1
+
+    async def _look(self, image: Image.Image | bytes, model: str | None, settings: dict[str, Any]) -> Attention:
         id, _ = await self._eye(model)
         opened = await asyncio.to_thread(decoded, image, self.options) if isinstance(image, bytes) else image
         return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
@@ -237,7 +248,7 @@ class Engine:
             try:
                 prepared = await asyncio.gather(
                     *(
-                        loop.run_in_executor(self._decoders, _pixels, eye.transform, image, self.options)
+                        loop.run_in_executor(self._decoders, pixels_of, eye.transform, image, self.options)
                         for image in images
                     )
                 )
@@ -252,50 +263,19 @@ class Engine:
             raise ApiError(400, f"There are {number} pictures; give from 1 to {most}.", "image", "invalid_request")
 
     async def _answers(self, asked: "list[asyncio.Future[Any]]") -> list[Any]:
+        wait = self.options.limits.wait
         try:
-            return await asyncio.gather(*asked)
+            return await asyncio.wait_for(asyncio.gather(*asked), wait)
         except EyeselError as error:
             raise bad_input(error, NAMES) from None
-
-    def _compute(self, key: Any, pixels: Tensor, finishes: list[Any]) -> list[Any]:
-        """A batch, in the worker."""
-        what, id, *settings = key
-        eye = self.models.get(id, "classifier")
-        if what == "vectors":
-            pool, layers, normalize = settings
-            return list(eye.embedder(pool, layers, None, normalize)(pixels))
-        logits = eye.network(pixels).cpu()
-        answers: list[Any] = [None] * len(finishes)
-        for finish in set(finishes):
-            rows = [i for i, each in enumerate(finishes) if each == finish]
-            made = list(logits[rows]) if finish[0] == "infer" else eye.predictions(logits[rows], *finish[1:])
-            for row, answer in zip(rows, made, strict=True):
-                answers[row] = answer
-        return answers
+        except TimeoutError:
+            raise ApiError(503, f"No answer came in {wait:g} seconds: send it again.", None, "timeout", 5) from None
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.wrap_future(self._worker.call(work))
         except EyeselError as error:
             raise bad_input(error, NAMES) from None
-
-    def _warm_up(self) -> None:
-        """Load as many models as the limit of memory lets stay, and use each once, which is slow the first time."""
-        room = self.options.limits.memory
-        for card in self.models.cards():
-            if card.name not in self.options.models or (room is not None and card.size > room):
-                continue
-            room = None if room is None else room - card.size
-            model = self.models.get(card.id, card.kind)
-            if isinstance(model, ImageClassifier):
-                height, width = model.model.config.image_size
-                model.classify(Image.new("RGB", (width, height)))
-            elif not (model.inpaints or model.is_refiner):
-                next(model.steps("warm up", steps=2, seed=0))
-
-
-def _pixels(transform: ImageTransform, image: Image.Image | bytes, options: ServerOptions) -> Tensor:
-    return transform([image if isinstance(image, Image.Image) else decoded(image, options)])
 
 
 def _checked(check: Callable[[], T]) -> T:

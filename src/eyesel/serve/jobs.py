@@ -85,6 +85,12 @@ class Job:
     _waiting: "list[asyncio.Future[None]]" = field(default_factory=list, repr=False)
 
     @property
+    def pixels(self) -> int:
+        """Of the pictures that it starts from, while they are held."""
+        held = [each for value in self.images.values() for each in (value if isinstance(value, list) else [value])]
+        return sum(each.width * each.height for each in held if isinstance(each, Image.Image))
+
+    @property
     def ended(self) -> bool:
         return self.state in ENDED
 

@@ -19,6 +19,7 @@ class Limits:
     batch: int = 4  # pictures that are painted at once
     prompt: int = 10_000  # characters
     queue: int = 64  # jobs that wait
+    queued_pixels: int = 256_000_000  # of the pictures that waiting and running jobs start from
     asks: int = 1024  # pictures that wait for a classifier
     share: float = 0.5  # of either queue, for one client
     wait: float = 600.0  # seconds in the queue

@@ -14,6 +14,8 @@ from eyesel.serve.engine import Engine
 from eyesel.serve.logs import JsonLines
 from eyesel.serve.options import ServerOptions
 
+KEEP_ALIVE = 75  # seconds: longer than clients keep connections, so that none is closed under a request
+
 
 class Server(uvicorn.Server):
     """uvicorn's, which lets the engine end what runs before it closes connections."""
@@ -33,7 +35,12 @@ def run(options: ServerOptions) -> None:
         engine = Engine(options)
         _log_to(sys.stderr)
         config = uvicorn.Config(
-            create_app(options, engine), log_config=None, access_log=False, timeout_graceful_shutdown=5, lifespan="on"
+            create_app(options, engine),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=5,
         )
         asyncio.run(_serve(Server(config, engine), listening, options))
 

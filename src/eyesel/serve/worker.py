@@ -39,7 +39,7 @@ class Worker:
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Have the thread call `work`, before anything else that waits."""
+        """Have the thread call `work`, in turns with all else that waits."""
         future: Future[T] = Future()
         with self._lock:
             self._calls.append((work, future))
@@ -73,7 +73,7 @@ class Worker:
                     break
             if call is not None:
                 _answer(*call)
-            elif due == 0:
+            if due == 0:
                 self._short.run()
             if painting is not None and next(painting, self) is self:
                 painting = None
