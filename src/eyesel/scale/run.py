@@ -1,6 +1,7 @@
 """`eyesel serve --ray`: replicas on this machine, or on a cluster that is there already, until Ctrl-C."""
 
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -36,6 +37,15 @@ class Scale:
         if self.cpus is not None and self.cpus <= 0:
             raise SettingError(f"A replica is to have {self.cpus:g} cores; it needs more than 0.")
 
+    @property
+    def each(self) -> float:
+        """Cores of one replica."""
+        return self.cpus or max(1, _cores() // self.most)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
 
 def scale_of(
     replicas: int | None, least: int | None, most: int | None, cpus: float | None, cluster: str | None
@@ -53,8 +63,10 @@ def run(options: ServerOptions, scale: Scale) -> None:
     with tempfile.TemporaryDirectory(prefix="eyesel-") as shared:
         options = replace(options, data=(options.data or Path(shared)).absolute())
         ModelPool(options)  # which refuses what is no model, before anything is started
+        host, port = _free(options)
+        connect(scale)
         try:
-            where = start(options, scale)
+            where = deploy(replace(options, host=host, port=port), scale)
             number = f"{scale.least}" if scale.least == scale.most else f"{scale.least} to {scale.most}"
             models = ", ".join(options.models)
             print(f"eyesel serves {models} at {where}, in replicas: {number} (Ctrl-C stops)", flush=True)
@@ -63,36 +75,60 @@ def run(options: ServerOptions, scale: Scale) -> None:
             stop(scale)
 
 
-def start(options: ServerOptions, scale: Scale) -> str:
-    """Deploy, and wait until requests are answered; gives the address."""
-    listening = listen(options.host, options.port)  # Ray would wait for a port that is taken
+def _free(options: ServerOptions) -> tuple[str, int]:
+    """Where to listen, if nobody does: Ray would wait for a port that is taken."""
+    listening = listen(options.host, options.port)
     host, port = listening.getsockname()[:2]
     listening.close()
+    return host, port
+
+
+def connect(scale: Scale) -> None:
+    """Start Ray, or find the cluster; one that serves an eyesel already is left alone, by a `SettingError`."""
     _prepare(scale)
     import ray
     from ray import serve
 
-    from eyesel.scale.app import NAME, application, autoscaling
+    from eyesel.scale.app import NAME
 
-    cores = os.cpu_count() or 1
-    cpus = scale.cpus or max(1, cores // scale.most)
     if scale.cluster is None:
         ray.init(
-            num_cpus=max(cores, int(cpus * scale.most) + 1),
+            num_cpus=max(_cores(), math.ceil(scale.each * scale.most)),
             object_store_memory=STORE,
             include_dashboard=False,
             logging_level=logging.WARNING,
         )
-    else:
+        return
+    try:
         ray.init(address=scale.cluster, logging_level=logging.WARNING)
-    gpu = options.device in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) >= 1
-    actors: dict[str, Any] = {"num_cpus": cpus, "num_gpus": 1 if gpu else 0}
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise SettingError(f"--ray-address {scale.cluster} is no cluster of Ray that answers ({reason}).") from None
+    if NAME in serve.status().applications:
+        ray.shutdown()
+        raise SettingError(f"The cluster {scale.cluster} serves an application {NAME!r} already: it was left alone.")
+
+
+def deploy(options: ServerOptions, scale: Scale) -> str:
+    """Deploy, and wait until requests are answered; gives the address."""
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    from eyesel.scale.app import NAME, application, autoscaling
+
+    gpus = ray.cluster_resources().get("GPU", 0) if options.device in ("auto", "cuda") else 0
+    share = gpus / scale.most if scale.cluster is None else gpus  # a cluster gets more of them when they are needed
     size: dict[str, Any] = {"num_replicas": scale.least}
     if scale.least < scale.most:
         size = {"autoscaling_config": autoscaling(scale.least, scale.most, options)}
-    serve.start("HeadOnly", {"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+    actors = {"num_cpus": scale.each, "num_gpus": min(1, share)}
+    serve.start("HeadOnly", {"host": options.host, "port": options.port}, logging_config={"log_level": "WARNING"})
     serve.run(application(options, ray_actor_options=actors, **size), name=NAME, route_prefix="/")
-    return address(host, port)
+    client = _get_global_client()
+    if scale.cluster is None or client is None:
+        return address(options.host, options.port)
+    return str(client.root_url)  # of a Serve that may have run there before, at another port
 
 
 def _prepare(scale: Scale) -> None:
@@ -114,8 +150,6 @@ def stop(scale: Scale) -> None:
 
     from eyesel.scale.app import NAME
 
-    if not ray.is_initialized():
-        return
     if scale.cluster is None:
         serve.shutdown()
     else:
