@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,15 @@ class Served:
 
     def replicas(self) -> set[int]:
         """Those that are there, of this command and no other."""
-        below, mine = {self.process.pid}, set()
-        for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+        parents, titled = {}, set()
+        for entry in Path("/proc").iterdir():
             try:
-                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-                title = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:  # it has ended
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if (entry / "cmdline").read_bytes().startswith(b"ray::ServeReplica:eyesel"):
+                    titled.add(int(entry.name))
+            except (OSError, ValueError):  # it has ended, or is no process
                 continue
-            if parent in below:
-                below.add(pid)
-                mine |= {pid} if title.startswith(b"ray::ServeReplica:eyesel") else set()
-        return mine
+        return {pid for pid in titled if self.process.pid in _above(pid, parents)}
 
     def stop(self) -> int:
         """Its exit code."""
@@ -73,6 +72,11 @@ class Served:
             return self.process.wait(120)
         finally:
             self.process.kill()
+
+
+def _above(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    while pid := parents.get(pid, 0):
+        yield pid
 
 
 def ask(url: str, body: bytes | None = None, kind: str = "image/png", method: str | None = None) -> Any:
