@@ -240,7 +240,17 @@ IMPOSSIBLE = [  # settings, the rest of the order, status, field
     ({"prompt": "x"}, {"task": "inpaint"}, 422, "image"),
     ({"prompt": "x"}, {"task": "inpaint", "images": {"image": SMALL}}, 422, "mask"),
     ({"prompt": "x"}, {"images": {"style": SMALL}}, 422, "style"),
-    ({"prompt": "x"}, {"images": {"image": Image.new("RGB", (4096, 2048))}}, 400, "size"),
+    ({"prompt": "x"}, {"images": {"image": Image.new("RGB", (4096, 2048))}}, 400, "image"),
+    ({"prompt": "x", "hires": 8.0, "size": [512, 512]}, {}, 400, "size"),
+    ({"prompt": "x", "expand": [0, 0, 8000, 8000]}, {"task": "inpaint", "images": {"image": SMALL}}, 400, "expand"),
+    (
+        {"prompt": "x", "mask_blur": 256, "only_masked": True, "size": [64, 64]},
+        {"task": "inpaint", "images": dict.fromkeys(("image", "mask"), Image.new("L", (4000, 3000), 255))},
+        400,
+        "mask_blur",
+    ),
+    ({"longest": 8192}, {"task": "stylize", "images": BOTH}, 400, "longest"),
+    ({"steps": 50, "looks": 50}, {"task": "stylize", "images": BOTH}, 400, "looks"),
     ({}, {"task": "stylize"}, 422, "image"),
     ({"seed": 1}, {"task": "stylize", "images": BOTH}, 400, "seed"),
     (

@@ -20,6 +20,7 @@ NAMES = frozenset(
     | {"top_k", "function_to_apply", "pool", "layer", "normalize"}
     | {"method", "head", "fusion", "discard_ratio", "target", "mask_outliers", "outlier_ratio"}
 )
+MOST_BLURRING = 1_000_000_000  # pixels of a picture times those of the blur of its mask
 IMAGES = {"generate": {"image"}, "inpaint": {"image", "mask"}, "stylize": {"image", "style", "mask"}}
 NEEDED = {"generate": set(), "inpaint": {"image"}, "stylize": {"image", "style"}}
 
@@ -37,7 +38,7 @@ def check_order(task: str, settings: dict[str, Any], images: dict[str, Any], n: 
     seed, prompt = said.pop("seed", None), said.pop("prompt", None)
     _check_prompts({"prompt": prompt, "negative": said.get("negative")}, limits)
     if task == "stylize":
-        _check_style(said, seed, prompt, n, limits)
+        _check_style(said, seed, prompt, images, n, limits)
         return [0]
     return _check_painting(task, said, seed, prompt, images, n, limits)
 
@@ -57,7 +58,9 @@ def _check_prompts(prompts: dict[str, Any], limits: Limits) -> None:
             )
 
 
-def _check_style(said: dict[str, Any], seed: Any, prompt: str | None, n: int, limits: Limits) -> None:
+def _check_style(
+    said: dict[str, Any], seed: Any, prompt: str | None, images: dict[str, Any], n: int, limits: Limits
+) -> None:
     if seed is not None or n != 1:
         raise ApiError(
             400,
@@ -71,7 +74,8 @@ def _check_style(said: dict[str, Any], seed: Any, prompt: str | None, n: int, li
             400, "weights must be a list of numbers, one for each style, such as [2, 1].", "weights", "invalid_request"
         )
     chosen = StyleSettings.of(said)
-    _check_steps(chosen.steps, limits)
+    _check_steps(chosen.steps * chosen.looks, limits, "steps" if chosen.looks == 1 else "looks")
+    check_sizes(limits, "longest" if chosen.longest else "image", _scaled(images["image"].size, chosen.longest))
     if prompt is not None:
         loras(prompt)
 
@@ -88,31 +92,65 @@ def _check_painting(
     _check_steps(chosen.steps, limits)
     _check_steps(chosen.hires_steps, limits, "hires_steps")
     if chosen.size is not None:
-        width, height = (round(side * (chosen.hires or 1)) for side in chosen.size)
-        check_pixels(width, height, limits)
+        check_sizes(limits, "size", chosen.size, chosen.hires)
+    if "image" in images:
+        _check_canvas(chosen, images["image"].size, limits)
+    first = secrets.randbelow(2**32) if seed is None else seed
     if chosen.variation_strength:
-        return [whole_seed(secrets.randbelow(2**32) if seed is None else seed, 1)] * n
-    first = whole_seed(secrets.randbelow(2**32) if seed is None else seed, n)
-    return [first + i for i in range(n)]
+        return [whole_seed(first, 1)] * n
+    return [whole_seed(first, n) + i for i in range(n)]
 
 
-def _check_steps(steps: int | None, limits: Limits, name: str = "steps") -> None:
-    if steps is not None and steps > limits.steps:
-        raise ApiError(400, f"{name} is {steps}; this server makes {limits.steps} at most.", name, "too_many")
-
-
-def check_pixels(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.painted:
+def _check_canvas(chosen: Settings, size: tuple[int, int], limits: Limits) -> None:
+    """Of what is painted over a picture of `size`; a part of a large one may be."""
+    left, top, right, bottom = chosen.expand or (0, 0, 0, 0)
+    whole = size[0] + left + right, size[1] + top + bottom
+    if not chosen.only_masked and chosen.size is None:
+        check_sizes(limits, "expand" if chosen.expand else "image", whole)
+    pixels = whole[0] * whole[1]
+    if pixels > limits.pixels:
         raise ApiError(
             400,
-            f"size is {width}x{height} pixels; this server paints {limits.painted:,} at most.",
-            "size",
+            f"The canvas is {whole[0]}x{whole[1]} pixels; this server takes {limits.pixels:,}.",
+            "expand",
+            "too_large",
+        )
+    most = MOST_BLURRING // pixels
+    if chosen.mask_blur > max(most, 4):
+        raise ApiError(
+            400,
+            f"mask_blur is {chosen.mask_blur}; for a picture of {whole[0]}x{whole[1]} pixels this server takes {most}.",
+            "mask_blur",
             "too_large",
         )
 
 
-def check_painter(easel: StableDiffusion, task: str, settings: dict[str, Any], images: dict[str, Any]) -> None:
-    """What a loaded painter can say besides: sizes, and solvers. Raises `SettingError`."""
+def _scaled(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
+    factor = 1.0 if longest is None else longest / max(size)
+    return round(size[0] * factor), round(size[1] * factor)
+
+
+def _check_steps(steps: int | None, limits: Limits, name: str = "steps") -> None:
+    if steps is not None and steps > limits.steps:
+        raise ApiError(400, f"These are {steps} {name}; this server makes {limits.steps} at most.", name, "too_many")
+
+
+def check_sizes(limits: Limits, name: str, size: tuple[int, int], factor: float | None = None) -> None:
+    """Raise a 400 of the field `name` for pictures that are larger than the server paints."""
+    width, height = (round(side * (factor or 1)) for side in size)
+    if width * height > limits.painted:
+        raise ApiError(
+            400,
+            f"The picture would be {width}x{height} pixels; this server paints {limits.painted:,} at most.",
+            name,
+            "too_large",
+        )
+
+
+def check_painter(
+    easel: StableDiffusion, task: str, settings: dict[str, Any], images: dict[str, Any], limits: Limits
+) -> None:
+    """What a loaded painter can say besides: sizes, and solvers. Raises `SettingError` and `ApiError`."""
     if task == "stylize":
         if easel.inpaints:
             raise SettingError("model is an inpainting checkpoint, which cannot be inverted: take an ordinary one.")
@@ -120,5 +158,5 @@ def check_painter(easel: StableDiffusion, task: str, settings: dict[str, Any], i
     chosen = Settings.of({name: value for name, value in settings.items() if name not in ("prompt", "seed")})
     if not images:
         check_task(easel, None)
-        easel.picture_size(chosen.size)
+        check_sizes(limits, "hires" if chosen.hires else "size", easel.picture_size(chosen.size), chosen.hires)
     from_scheduler_config(easel.scheduler, chosen.solver, chosen.eta, chosen.schedule, xl=easel.is_xl)

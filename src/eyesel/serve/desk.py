@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from eyesel.errors import EyeselError
-from eyesel.serve.checks import NAMES
+from eyesel.serve.checks import NAMES, check_painter
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.fair import FairQueue
 from eyesel.serve.jobs import Job, State, ended_error
@@ -53,7 +53,7 @@ class JobDesk:
         """Queue a job. Raises a 429 with a time to come again where there is no room."""
         if self.closed:
             raise ApiError(503, "The server is shutting down: send it again.", None, "shutting_down", 5)
-        job.desk = self
+        job.desk, job.key = self, batch_key(job)
         retry = min(max(self._usual * len(self._queue), 1.0), LONGEST_RETRY)
         with self._lock:
             self._queue.check(job.client, 1, round(retry, 1))
@@ -128,7 +128,7 @@ class JobDesk:
         return self._serve(jobs) if jobs else None
 
     def _fits(self, taken: list[Job], job: Job) -> bool:
-        return sum(each.n for each in taken) + job.n <= self._limits.batch and batch_key(taken[0]) == batch_key(job)
+        return sum(each.n for each in taken) + job.n <= self._limits.batch and job.key == taken[0].key
 
     def _serve(self, jobs: list[Job]) -> Iterator[None]:
         now = time.time()
@@ -154,6 +154,8 @@ class JobDesk:
 
     def _paint(self, jobs: list[Job]) -> Iterator[None]:
         easel = self._pool.get(jobs[0].model, "painter")
+        for job in jobs:  # when it was queued, the painter may not have been loaded
+            check_painter(easel, job.task, job.settings, job.images, self._limits)
         started = last = time.monotonic()
         for _ in paint(jobs, easel, self._limits.batch, self._moved):
             now = time.monotonic()

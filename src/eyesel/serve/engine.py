@@ -24,7 +24,7 @@ from eyesel.models.vit import Pool
 from eyesel.picture import Picture
 from eyesel.serve.answers import answers, pixels_of, warm_up
 from eyesel.serve.batches import Batches
-from eyesel.serve.checks import NAMES, check_order, check_painter, check_pixels
+from eyesel.serve.checks import NAMES, check_order, check_painter
 from eyesel.serve.desk import JobDesk
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.intake import decoded
@@ -39,6 +39,7 @@ log = logging.getLogger("eyesel.serve")
 T = TypeVar("T")
 Images = Sequence[Image.Image | bytes]
 
+PATIENCE = 30.0  # seconds for the last step, when the engine stops
 DECODERS = 4  # threads; Pillow lets go of the interpreter while it decodes
 
 
@@ -91,8 +92,9 @@ class Engine:
         self.jobs.interrupt_waiting()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.jobs.idle(), grace)
-        await asyncio.to_thread(self._worker.stop)
-        await asyncio.wait_for(self.jobs.idle(), 30)
+        await asyncio.to_thread(self._worker.stop, PATIENCE)
+        with contextlib.suppress(TimeoutError):  # what it hangs in is found interrupted at the next start
+            await asyncio.wait_for(self.jobs.idle(), 1)
         self._decoders.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.store.close)
         if self._temporary is not None:
@@ -184,11 +186,8 @@ class Engine:
         id = self.models.resolve(model, "painter")
         limits, easel = self.options.limits, self.models.peek(id, "painter")
         seeds = _checked(lambda: check_order(task, settings, images, n, limits))
-        if "image" in images and not settings.get("size") and not settings.get("longest"):
-            width, height = images["image"].size
-            check_pixels(width, height, limits)
         if easel is not None:
-            _checked(lambda: check_painter(easel, task, settings, images))
+            _checked(lambda: check_painter(easel, task, settings, images, limits))
         said = {name: value for name, value in settings.items() if name != "seed"}
         if said.get("variation_strength") and "variation_seed" not in said:
             said["variation_seed"] = int(np.random.default_rng().integers(2**32))

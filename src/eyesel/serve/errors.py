@@ -4,10 +4,9 @@ import re
 
 from eyesel.errors import CheckpointError, EyeselError, ImageError
 
-# Subjects of the sentences of EyeselError that are not the name of the field themselves
-_SUBJECTS = {"width": "size", "height": "size", "picture": "image", "mask": "mask", "prompt": "prompt"}
+# What EyeselError says, where it is not the name of the field itself
+_MEANT = {"width": "size", "height": "size", "brackets": "prompt", "styles": "style", "canvas": "expand"}
 _NO_SETTING = re.compile(r"There is no setting '(\w+)'")
-_SUBJECT = re.compile(r"(?:The |the )?(\w+)\b")
 
 
 class ApiError(Exception):
@@ -32,13 +31,12 @@ def bad_input(error: EyeselError, names: set[str] | frozenset[str] = frozenset()
 
 
 def _field(error: EyeselError, names: set[str] | frozenset[str]) -> str | None:
+    """The first word of the sentence that is one, the sentence being about it."""
     if unknown := _NO_SETTING.match(str(error)):
         return unknown[1]
-    subject = _SUBJECT.match(str(error))
-    if subject is not None:
-        word = subject[1]
-        if word in names or word in _SUBJECTS:
-            return _SUBJECTS.get(word, word)
     if isinstance(error, ImageError):
-        return "image"
-    return "model" if isinstance(error, CheckpointError) else None
+        return "mask" if re.match(r"the mask\b", str(error), re.IGNORECASE) else "image"
+    if isinstance(error, CheckpointError):
+        return "model"
+    words = (_MEANT.get(word, word) for word in re.findall(r"\w+", str(error)))
+    return next((word for word in words if word in names), None)

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -76,6 +76,7 @@ class Job:
     images: dict[str, Any] = field(default_factory=dict, repr=False)
     made: list[Picture] | None = field(default=None, repr=False)  # here, by this process
     desk: "Desk | None" = field(default=None, repr=False)  # where it waits, or was served
+    key: Hashable = field(default=None, repr=False)  # jobs of one key can be painted together
     recorded: "asyncio.Future[None] | None" = field(default=None, repr=False)  # when the store knows of it
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)  # of its time in the queue
     stop: bool = field(default=False, repr=False)  # it was cancelled while it ran

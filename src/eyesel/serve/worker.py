@@ -50,12 +50,12 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """After what it does now; blocks until then."""
+    def stop(self, patience: float) -> None:
+        """After what it does now; blocks until then, for so many seconds at most."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
-        self._thread.join()
+        self._thread.join(patience)
 
     def _run(self) -> None:
         painting: Iterator[None] | None = None

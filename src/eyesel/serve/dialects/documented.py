@@ -8,9 +8,14 @@ from typing import Any
 
 _SETTINGS = "all settings of `eyesel generate`, `inpaint` or `stylize` by their names (solver, size, strength, ...)"
 _PICTURE = {"type": "string", "description": "A picture in base64, with or without `data:`, or an address if allowed."}
+_TOLD = {"message": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
 _ERROR = {
     "description": "What was wrong, in one sentence, and the field at fault.",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"error": {"type": "object", "properties": _TOLD}}}
+        }
+    },
 }
 
 # name: (what it does, the options of curl and its path, the parameters of the body, those in the address)
@@ -95,7 +100,7 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
 def documented(name: str) -> dict[str, Any]:
     """Keywords for the decorator of a route."""
     said, curl, body, has_body = _ROUTES[name]
-    extra: dict[str, Any] = {"x-curl": f"curl {curl}"}
+    extra: dict[str, Any] = {}
     if has_body:
         schema = {"type": "object", "properties": body}
         files = {key: {"type": "string", "format": "binary"} for key, value in body.items() if value is _PICTURE}
