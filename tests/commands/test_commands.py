@@ -36,6 +36,7 @@ def test_help_of_every_command(run):
         ["models", "list"],
         ["models", "show"],
         ["models", "convert"],
+        ["models", "handler"],
     ]:
         code, out, _ = run(*command, "--help")
         assert code == 0

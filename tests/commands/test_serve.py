@@ -80,3 +80,12 @@ def test_models_that_are_none(run, tmp_path):
 def test_a_folder_that_cannot_keep_jobs(run, tmp_path):
     (tmp_path / "file").write_text("")
     refused(run("serve", "--port", 0, "--data", tmp_path / "file"), "--data")
+
+
+def test_replicas_are_refused_where_they_cannot_be(run):
+    refused(run("serve", "--replicas", 2), "--ray")
+    refused(run("serve", "--ray-address", "auto"), "--ray")
+    refused(run("serve", "--ray", "--web"), "--web")
+    refused(run("serve", "--ray", "--replicas", 2, "--max-replicas", 3), "replicas")
+    refused(run("serve", "--ray", "--min-replicas", 3, "--max-replicas", 2), "from 3 to 2")
+    refused(run("serve", "--ray", "-m", "tinny"), "tinny")

@@ -7,7 +7,7 @@ from eyesel.cli.options import Ema, Force, Json, Offline, PredictionType, Vae, Z
 from eyesel.errors import SettingError
 
 app = typer.Typer(
-    help="What models are here, what is in one, and from one format to another.",
+    help="What models are here, what is in one, from one format to another, and onto Inference Endpoints.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -112,6 +112,37 @@ def convert(
         print_json(facts)
         return
     typer.echo(f"{target}: {done.family.name}, {done.prediction.type} ({done.prediction.rule})")
+
+
+@app.command()
+def handler(
+    folder: Annotated[Path, typer.Argument(help="A folder with weights of either kind.", metavar="DIR")],
+    package: Annotated[
+        str | None,
+        typer.Option(
+            help="What pip installs as eyesel, such as git+https://..., or a wheel's address; default this version.",
+            metavar="REQUIREMENT",
+            show_default=False,
+        ),
+    ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Put a copy of eyesel into the folder, for where pip finds none.")
+    ] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the handler.py and requirements.txt with which Hugging Face Inference Endpoints serve a folder's weights.
+
+    Example: eyesel models handler my-classifier --bundle
+    """
+    from eyesel.handler import write_handler
+
+    written = write_handler(folder, package=package, bundle=bundle, force=force)
+    if json:
+        print_json({"output": [str(path) for path in written]})
+        return
+    for path in written:
+        typer.echo(str(path))
 
 
 def _convert_classifier(

@@ -63,6 +63,14 @@ def serve(
     device: Device = "auto",
     precision: Precision = "auto",
     offline: Offline = False,
+    ray: Annotated[bool, typer.Option("--ray", help="In several replicas, by Ray Serve.")] = False,
+    replicas: Annotated[int | None, typer.Option(min=1, help="How many, with --ray; default 2.")] = None,
+    min_replicas: Annotated[int | None, typer.Option(min=1, help="As few, where there is little to do.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="As many, where there is much to do.")] = None,
+    replica_cpus: Annotated[float | None, typer.Option(help="Cores of one; default those there are, shared.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a cluster of Ray, or auto; default one of its own on this machine.")
+    ] = None,
 ) -> None:
     """Serve models over HTTP, to the clients that people have, until Ctrl-C.
 
@@ -77,6 +85,14 @@ def serve(
         raise SettingError(
             f"host is {host}, which others can reach: set an --api-key, or say --insecure if they may all ask."
         )
+
+    told = (replicas, min_replicas, max_replicas, replica_cpus, ray_address)
+    if not ray and any(value is not None for value in told):
+        raise SettingError("Replicas, their cores and --ray-address are Ray's: say --ray, too, or leave them out.")
+    if ray and find_spec("ray") is None:
+        raise SettingError("Replicas need packages of their own: pip install 'eyesel[scale]'.")
+    if ray and web:
+        raise SettingError("The web page speaks to one server, not to replicas: leave out --web or --ray.")
 
     from eyesel.serve.options import Limits, ServerOptions
     from eyesel.serve.run import run
@@ -99,7 +115,7 @@ def serve(
         api_keys=tuple(api_keys or ()),
         host=host,
         port=port,
-        web=page,
+        web=page and not ray,
         index=index,
         limits=limits,
         allow_urls=allow_urls,
@@ -112,4 +128,10 @@ def serve(
         precision=precision,
         log_prompts=log_prompts,
     )
-    run(options)
+    if ray:
+        from eyesel.scale.run import run as run_replicas
+        from eyesel.scale.run import scale_of
+
+        run_replicas(options, scale_of(replicas, min_replicas, max_replicas, replica_cpus, ray_address))
+    else:
+        run(options)

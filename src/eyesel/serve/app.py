@@ -24,15 +24,18 @@ from eyesel.serve.options import ServerOptions
 GRACE = 10.0  # seconds for what runs when the server is stopped
 
 
-def create_app(options: ServerOptions, engine: Engine | None = None) -> FastAPI:
-    """The application of a server; the engine starts and stops with it, unless it is given and runs already."""
+def create_app(options: ServerOptions, engine: Engine | None = None, grace: float = GRACE) -> FastAPI:
+    """The application of a server; the engine starts and stops with it, unless it is given and runs already.
+
+    `grace` is how many seconds what runs has when the server is stopped.
+    """
     engine = engine or Engine(options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         yield
-        await engine.stop(GRACE)
+        await engine.stop(grace)
 
     app = FastAPI(title="eyesel", version=__version__, lifespan=lifespan, separate_input_output_schemas=False)
     app.state.engine, app.state.options = engine, options

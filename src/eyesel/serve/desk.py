@@ -72,6 +72,10 @@ class JobDesk:
         """A job of this process or of the store."""
         return self._live.get(id) or self._store.get(id)
 
+    @property
+    def unfinished(self) -> int:
+        return len(self._live)
+
     def running(self) -> list[Job]:
         return [job for job in self._live.values() if job.state == "running"]
 
@@ -130,6 +134,7 @@ class JobDesk:
         now = time.time()
         for job in jobs:
             job.state, job.started = "running", now
+            self._store.write(job, "running")
             self._metrics.waited(now - job.created)
             self._tell(job)
         self._loop.call_soon_threadsafe(self._moved_up)

@@ -28,7 +28,7 @@ from eyesel.serve.checks import NAMES, check_order, check_painter
 from eyesel.serve.desk import JobDesk
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.intake import decoded
-from eyesel.serve.jobs import Job, Task
+from eyesel.serve.jobs import Job, Task, new_id
 from eyesel.serve.metrics import Metrics
 from eyesel.serve.options import ServerOptions
 from eyesel.serve.pool import ModelPool
@@ -49,9 +49,12 @@ class Engine:
     Whatever cannot be served raises `ApiError`.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
-        """Raises `EyeselError` for models and folders that cannot be used."""
-        self.options, self.models, self.metrics = options, ModelPool(options), Metrics()
+    def __init__(self, options: ServerOptions, name: str = "") -> None:
+        """`name` is that of this one among several servers: the ids of its jobs begin with it.
+
+        Raises `EyeselError` for models and folders that cannot be used.
+        """
+        self.options, self.models, self.metrics, self.name = options, ModelPool(options), Metrics(), name
         self._temporary = None if options.data else tempfile.TemporaryDirectory(prefix="eyesel-")
         self.store = Store(options.data or Path(self._temporary.name), options.limits.kept)  # type: ignore[union-attr]
         self._lock = threading.Condition()
@@ -209,7 +212,7 @@ class Engine:
         said = {name: value for name, value in settings.items() if name != "seed"}
         if said.get("variation_strength") and "variation_seed" not in said:
             said["variation_seed"] = int(np.random.default_rng().integers(2**32))
-        job = Job(task, id, said, n, seeds, client, priority, previews, images=images)
+        job = Job(task, id, said, n, seeds, client, priority, previews, new_id(self.name), images=images)
         self.jobs.put(job)
         told = {"job": job.id, "task": task, "model": id, "n": n, "client": client}
         log.info("job", extra=told | ({"prompt": settings.get("prompt")} if self.options.log_prompts else {}))
@@ -236,6 +239,16 @@ class Engine:
                 job.cancel()
 
     # Inside
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a thread that computes."""
+        return self._worker.alive
+
+    @property
+    def unfinished(self) -> int:
+        """How many jobs wait or run."""
+        return self.jobs.unfinished
 
     def queues(self) -> dict[str, int]:
         """How much waits in each queue."""

@@ -19,6 +19,11 @@ State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
+def new_id(server: str = "") -> str:
+    """An id that nobody guesses, and which says which of several servers a job is at."""
+    return f"{server}-{secrets.token_hex(12)}" if server else secrets.token_hex(12)
+
+
 class Desk(Protocol):
     """What a job knows of the queue."""
 
@@ -59,7 +64,7 @@ class Job:
     client: str = ""
     priority: int = 0
     previews: int = 0
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str = field(default_factory=new_id)
     state: State = "queued"
     step: int = 0
     steps: int = 0

@@ -1,8 +1,8 @@
 """What outlives the server: jobs in SQLite, their pictures as PNG files in a folder.
 
 One thread writes, so that neither the event loop nor the thread that computes waits for the disk. A job is `done` in
-the table only when all its pictures have their names; a job that was not at its end when the server stopped is
-`interrupted`.
+the table only when all its pictures have their names; a job that was not at its end when its server stopped is
+`interrupted`. Several servers of one machine can share a folder.
 """
 
 import json
@@ -15,11 +15,12 @@ from typing import Any
 from eyesel.errors import OutputError
 from eyesel.serve.errors import ApiError
 from eyesel.serve.jobs import ENDED, Job, State, ended_error
+from eyesel.serve.presence import Presence
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS jobs (
   id TEXT PRIMARY KEY, client TEXT, task TEXT, model TEXT, settings TEXT, n INTEGER, seeds TEXT, priority INTEGER,
-  state TEXT, created REAL, started REAL, finished REAL, error TEXT, files TEXT
+  state TEXT, created REAL, started REAL, finished REAL, error TEXT, files TEXT, server TEXT
 );
 CREATE INDEX IF NOT EXISTS by_time ON jobs (created);
 """
@@ -39,17 +40,29 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"{folder} cannot keep jobs ({error}): choose another --data folder.") from None
         self._writer = ThreadPoolExecutor(1, "eyesel-store")
+        self._presence = Presence(folder)
         self.interrupted = self._recover()
 
     def _recover(self) -> int:
-        """How many jobs the last server did not end; remains of pictures that never got their names are removed."""
-        for remains in self.pictures.glob(".eyesel-*.tmp"):
-            remains.unlink(missing_ok=True)
-        marks = ",".join("?" * len(ENDED))
-        changed = self._base.execute(
-            f"UPDATE jobs SET state = 'interrupted' WHERE state NOT IN ({marks})", ENDED
-        ).rowcount
-        return int(changed)
+        """How many jobs servers that are gone did not end; remains of pictures that never got names are removed."""
+        gone = self._interrupt_lost()
+        if self._presence.alone():
+            for remains in self.pictures.glob(".eyesel-*.tmp"):
+                remains.unlink(missing_ok=True)
+        return gone
+
+    def _interrupt_lost(self) -> int:
+        """Jobs that are not at their end, and whose server is."""
+        open_ = f"state NOT IN ({','.join('?' * len(ENDED))})"
+        with self._lock:
+            servers = self._base.execute(f"SELECT DISTINCT server FROM jobs WHERE {open_}", ENDED).fetchall()
+            lost = [server for (server,) in servers if not self._presence.of(server)]
+            return sum(
+                self._base.execute(
+                    f"UPDATE jobs SET state = 'interrupted' WHERE server IS ? AND {open_}", (server, *ENDED)
+                ).rowcount
+                for server in lost
+            )
 
     def write(self, job: Job, state: State, error: ApiError | None = None) -> "Future[None]":
         """Keep a job in that state, its pictures first."""
@@ -61,9 +74,12 @@ class Store:
     def _write(self, row: list[Any], pictures: list[tuple[Any, Path]], ended: bool) -> None:
         for picture, file in pictures:
             picture.save(file)
-        marks = ",".join("?" * len(row))
+        marks = ",".join("?" * (len(row) + 1))
         with self._lock:
-            self._base.execute(f"INSERT OR REPLACE INTO jobs ({','.join(_COLUMNS)}) VALUES ({marks})", row)
+            self._base.execute(
+                f"INSERT OR REPLACE INTO jobs ({','.join(_COLUMNS)}, server) VALUES ({marks})",
+                (*row, self._presence.name),
+            )
         if ended:
             self._prune()
 
@@ -79,6 +95,12 @@ class Store:
                 (self.pictures / name).unlink(missing_ok=True)
 
     def get(self, id: str) -> Job | None:
+        job = self._find(id)
+        if job is not None and not job.ended and self._interrupt_lost():
+            return self._find(id)
+        return job
+
+    def _find(self, id: str) -> Job | None:
         with self._lock:
             row = self._base.execute(f"SELECT {','.join(_COLUMNS)} FROM jobs WHERE id = ?", (id,)).fetchone()
         return None if row is None else self._job(row)
@@ -86,6 +108,7 @@ class Store:
     def close(self) -> None:
         self._writer.shutdown(wait=True)
         self._base.close()
+        self._presence.close()
 
     def _job(self, row: tuple[Any, ...]) -> Job:
         values = dict(zip(_COLUMNS, row, strict=True))
@@ -98,6 +121,7 @@ class Store:
 
     def list(self, client: str | None, most: int) -> list[Job]:
         """The newest first."""
+        self._interrupt_lost()
         where, values = ("", ()) if client is None else ("WHERE client = ?", (client,))
         with self._lock:
             rows = self._base.execute(

@@ -46,6 +46,10 @@ class Worker:
             self._lock.notify_all()
         return future
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, patience: float) -> None:
         """After what it does now; blocks until then, for so many seconds at most."""
         with self._lock:

@@ -75,17 +75,24 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
             raise ApiError(404, f"There is no job {id[:64]!r}.", "id", "job_not_found")
         return job
 
+    def here(id: str) -> Job:
+        """One that has ended, or that this server is at: of several that share a folder, only one can stop a job."""
+        job = found(id)
+        if not job.ended and job.desk is None:
+            raise ApiError(503, "The job is at another server: ask again.", "id", "elsewhere", 1)
+        return job
+
     @routes.get("/jobs/{id}", **documented("job"))
     async def one(id: str) -> JSONResponse:
         return JSONResponse(describe(found(id)))
 
     @routes.get("/jobs/{id}/events", **documented("events"))
     async def events(id: str, previews: bool = True) -> Response:
-        return StreamingResponse(_events(found(id), previews), media_type="text/event-stream")
+        return StreamingResponse(_events(here(id), previews), media_type="text/event-stream")
 
     @routes.delete("/jobs/{id}", **documented("cancel"))
     async def cancel(id: str) -> JSONResponse:
-        job = found(id)
+        job = here(id)
         job.cancel()
         return JSONResponse(describe(job))
 
