@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from eyesel import __version__
-from eyesel.cli import attend, classify, compare, embed, generate, index, inpaint, models, show, stylize
+from eyesel.cli import attend, classify, compare, embed, generate, index, inpaint, models, show, stylize, train
 from eyesel.errors import EyeselError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command()(show.show)
 app.command()(compare.compare)
 app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 
 
 def _version(wanted: bool) -> None:

@@ -4,9 +4,17 @@ What the halves share is here: arguments, the output folder and its checkpoints,
 of it is imported by `import eyesel`.
 """
 
+import importlib
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from eyesel.errors import SettingError
+
+if TYPE_CHECKING:
+    from eyesel.train.classifier import fit_classifier as fit_classifier
+
+# Loaded on first use: they wait for transformers.
+_HOME = {"fit_classifier": "classifier"}
 
 
 def check_installed() -> None:
@@ -15,3 +23,10 @@ def check_installed() -> None:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingError(f'the package {missing[0]} is missing: pip install "eyesel[train]".')
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'eyesel.train' has no attribute {name!r}")
+    check_installed()
+    return getattr(importlib.import_module(f"eyesel.train.{_HOME[name]}"), name)

@@ -109,7 +109,7 @@ class _Screen:
             self._bar.update(self._task, words="  ".join(self._words.values()))
         elif fresh:
             done, passed = step - self._first, time.monotonic() - self._began
-            left = f"  {(self._steps - step) * passed / done:.0f} s left" if done and step < self._steps else ""
+            left = f"  {max((self._steps - step) * passed / done, 1):.0f} s left" if done and step < self._steps else ""
             print(f"step {step}/{self._steps}  {'  '.join(fresh.values())}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

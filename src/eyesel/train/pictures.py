@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ _MOST_WORKERS = 8
 _MOST_SHOWN = 5
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """A sequence of upright RGB pictures by number. Small sets stay decoded in memory; of large ones, the rest is
     decoded each time.
@@ -26,13 +26,21 @@ class Pictures:
     """
 
     sources: Sequence[Any]
-    kept: list[np.ndarray | None] = field(default_factory=list, repr=False)
+    kept: Sequence[np.ndarray | None]
 
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def size(self) -> int:
+        """Bytes that are held in memory."""
+        return sum(array.nbytes for array in self.kept if array is not None)
+
+    def subset(self, numbers: Sequence[int]) -> "Pictures":
+        return Pictures([self.sources[i] for i in numbers], [self.kept[i] for i in numbers])
+
     def __getitem__(self, index: int) -> Image.Image:
-        array = self.kept[index] if self.kept else None
+        array = self.kept[index]
         return open_image(self.sources[index]) if array is None else Image.fromarray(array)
 
 
@@ -51,9 +59,10 @@ def opened(sources: Sequence[Any], strict: bool = False, keep: int = KEEP) -> tu
                 raise result
             errors.append(str(result))
             continue
-        keep -= result.nbytes
         good.append(index)
-        kept.append(result if keep >= 0 else None)
+        fits = result.nbytes <= keep
+        kept.append(result if fits else None)
+        keep -= result.nbytes if fits else 0
     return Pictures([sources[index] for index in good], kept), good, errors
 
 

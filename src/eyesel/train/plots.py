@@ -21,13 +21,15 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], measures: Mapp
     axes = figure.subplots(1, 1 + len(measures), squeeze=False)[0]
     for name, label, colour in (("loss", "training", _BLUE), ("eval_loss", "validation", _ORANGE)):
         _curve(axes[0], history, name, label, colour)
+    axes[0].margins(y=0.1)
     axes[0].set(title="loss", xlabel="step", ylim=(0, None))
     axes[0].legend(frameon=False)
     for axis, (name, title) in zip(axes[1:], measures.items(), strict=True):
         _curve(axis, history, name, title, _ORANGE)
         axis.set(title=title, xlabel="step")
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
     for axis in axes:
+        axis.set_xlim(left=0)
         axis.grid(color=_FAINT)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,129 @@
+"""Fine-tuning of the eye on one's own labelled pictures, by the recipe of `rorshark-vit-base` unless told otherwise."""
+
+import time
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+
+from eyesel.classifier import ImageClassifier
+from eyesel.train.adapters import without_lora
+from eyesel.train.batches import Collate, LabelledPictures
+from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
+from eyesel.train.judged import Judged, accuracy_and_f1
+from eyesel.train.labelled import read_labelled
+from eyesel.train.output import Output
+from eyesel.train.pictures import report_skipped
+from eyesel.train.splits import Splits, make_splits
+from eyesel.train.trainer import Trainer
+from eyesel.train.tuning import ClassifierTask, for_classes, set_trainable
+from eyesel.train.written import Outcome
+from eyesel.weights.vit_save import check_format
+from eyesel.weights.vit_transformers_format import written_config
+
+
+def fit_classifier(
+    data: str | Path,
+    output: str | Path,
+    base: str | Path = "tiny",
+    *,
+    resume: bool = False,
+    force: bool = False,
+    **settings: Any,
+) -> ImageClassifier:
+    """Fine-tune `base` on `data`, and open what came out, which lies in the folder `output`.
+
+    `data` is what `labelled.read_labelled` reads, `base` what `ImageClassifier.load` opens; `settings` are fields of
+    `ClassifierSettings` and of transformers' TrainingArguments. `resume` goes on with a run that was stopped, `force`
+    replaces one. Raises `EyeselError`.
+    """
+    own = {field.name: settings.pop(field.name) for field in fields(ClassifierSettings) if field.name in settings}
+    args = classifier_arguments(output, settings)
+    train_classifier(data, args, str(base), ClassifierSettings(**own), resume, force)
+    return ImageClassifier.load(output)
+
+
+def train_classifier(
+    data: str | Path,
+    args: TrainingArguments,
+    base: str,
+    settings: ClassifierSettings,
+    resume: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """The same from ready arguments; gives the metrics, in every process of a run."""
+    first = args.process_index == 0
+    began = ImageClassifier.load(
+        base, image_size=settings.image_size, device="cpu", precision="float32", offline=settings.offline
+    )
+    size = began.transform.output_size or began.model.config.image_size
+    read = read_labelled(data, settings.image_column, settings.label_column)
+    splits = make_splits(read, settings.validation_share, args.seed, settings.strict, say=first)
+    if first:
+        report_skipped(splits.skipped)
+    model, classes = for_classes(began, splits.classes, args.seed, say=first and not resume)
+    if list(splits.classes) != classes:
+        splits = splits.ordered(classes)
+    check_format(settings.format)
+    if settings.format == "transformers":
+        written_config(model.config)  # raises now what it would raise in the end
+    torch.manual_seed(args.seed)
+    set_trainable(model, settings.tune, settings.lora)
+    told = {"data": str(Path(data).expanduser().absolute()) if Path(data).exists() else str(data), "base": base}
+    output = Output.begin(args, {**told, "pictures": len(splits.train), **asdict(settings)}, resume, force)
+    if output.finished:
+        return {}
+    task = ClassifierTask(model, _weights(splits) if settings.class_weights else None, args.label_smoothing_factor)
+    augmentation = settings.augmentation
+    datasets = {
+        name: LabelledPictures(split, size, began.transform.resample, augmentation, args.seed)
+        for name, split in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
+        if split is not None
+    }
+    trainer = Trainer(
+        task,
+        args,
+        output,
+        datasets["train"],
+        Collate(began.transform, augmentation, len(classes), args.seed),
+        datasets["validation"],
+        average=settings.average,
+        callbacks=[EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else [],
+        compute_metrics=_metrics,
+    )
+    started = time.monotonic()
+    result = trainer.fit()
+    metrics = {**result.metrics, **trainer.speed.whole(), "train_seconds": round(time.monotonic() - started, 1)}
+    judged = {}
+    results: dict[str, dict[str, float]] = {"train": metrics}
+    for name, prefix in (("validation", "eval"), ("test", "test")):
+        if name in datasets:
+            predicted = trainer.predict(datasets[name], metric_key_prefix=prefix)
+            judged[name] = Judged(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
+            results[prefix] = dict(predicted.metrics or {})
+    for prefix, values in results.items():
+        trainer.save_metrics(prefix, values)
+    trainer.save_state()
+    if first:
+        plain = without_lora(task.model) if settings.tune == "lora" else task.model
+        trained = ImageClassifier(plain.cpu().eval(), began.transform, classes, name=str(output.folder))
+        outcome = Outcome(trained, task.model, splits, judged, results, base, str(data), args, settings)
+        outcome.write(output.folder)
+        output.finish()
+    trainer.accelerator.wait_for_everyone()
+    return {name: value for values in results.values() for name, value in values.items()}
+
+
+def _metrics(predicted: EvalPrediction) -> dict[str, float]:
+    return accuracy_and_f1(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
+
+
+def _weights(splits: Splits) -> Tensor:
+    """(classes,): their mean over the pictures is 1."""
+    counts = Counter(splits.train.labels)
+    return torch.tensor([len(splits.train) / (len(splits.classes) * counts[i]) for i in range(len(splits.classes))])

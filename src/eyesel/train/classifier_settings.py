@@ -1,0 +1,88 @@
+"""How a classifier is fine-tuned: the settings of its own, and Trainer's as the recipe has them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from eyesel.train.arguments import training_arguments
+from eyesel.train.augment import Augmentation
+from eyesel.train.tuning import Lora
+
+# huggingface.co/amunchet/rorshark-vit-base: run_image_classification.py of transformers with these.
+RECIPE: dict[str, Any] = {
+    "learning_rate": 2e-5,
+    "num_train_epochs": 5.0,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "seed": 1337,
+    "lr_scheduler_type": "linear",
+    "logging_strategy": "steps",
+    "logging_steps": 10,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 3,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "greater_is_better": True,
+    "report_to": "none",
+    "restore_callback_states_from_checkpoint": True,
+}
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """What is not a field of TrainingArguments.
+
+    `tune`: full, head (a linear probe), last-N or lora. `validation_share` of each class is held back where the data
+    have no validation split. `class_weights` weighs classes by the inverse of how many pictures they have.
+    `early_stopping` is after how many evaluations without a better one to stop, 0 for never; `average` the decay of an
+    average of the weights (EMA), None for none. With `strict`, a picture that cannot be read stops the run. `format` is
+    that of the output: transformers or timm.
+    """
+
+    tune: str = "full"
+    image_size: int | None = None
+    validation_share: float = 0.15
+    crop: float = 0.08
+    flip: bool = True
+    rand_augment: int = 0
+    rand_magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    class_weights: bool = False
+    early_stopping: int = 0
+    average: float | None = None
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.1
+    lora_targets: tuple[str, ...] = ("to_q", "to_v")
+    image_column: str | None = None
+    label_column: str | None = None
+    strict: bool = False
+    format: str = "transformers"
+    offline: bool = False
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(
+            self.crop, self.flip, self.rand_augment, self.rand_magnitude, float(self.mixup), float(self.cutmix)
+        )
+
+    @property
+    def lora(self) -> Lora:
+        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
+
+
+def classifier_arguments(output: str | Path, overrides: Mapping[str, Any]) -> TrainingArguments:
+    """TrainingArguments of the recipe, but for what `overrides` says."""
+    workers = 4 if torch.cuda.is_available() else 0
+    loading = {
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    return training_arguments(output, {**RECIPE, **loading}, overrides)

@@ -1,0 +1,179 @@
+"""Labelled pictures, wherever they lie: class folders, metadata, Parquet files, a data set of the hub."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyesel.errors import EyeselError, ImageError, SettingError
+from eyesel.images import find_images
+from eyesel.train.folders import read_metadata, split_folders, split_of
+
+_IMAGE_COLUMNS = ("image", "img", "picture", "pixels")
+_LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "category")
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """One split: pictures that have not been opened (what `open_image` takes), their names, and their labels.
+
+    `classes` are the labels that the source knows, in its order, those without a picture among them.
+    """
+
+    sources: Sequence[Any]
+    names: Sequence[str]
+    labels: Sequence[str]
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, numbers: Sequence[int]) -> "Labelled":
+        return Labelled(
+            [self.sources[i] for i in numbers],
+            [self.names[i] for i in numbers],
+            [self.labels[i] for i in numbers],
+            self.classes,
+        )
+
+
+def read_labelled(
+    data: str | Path, image_column: str | None = None, label_column: str | None = None
+) -> dict[str, Labelled]:
+    """`train`, and `validation` and `test` where they are there.
+
+    `data` is a folder whose pictures lie in folders that are called as what they show, or are described in
+    metadata.jsonl or metadata.csv (`file_name`, and a label); a Parquet file or a folder of them; or a data set of the
+    hub, `owner/name` or `owner/name:configuration`. Raises `EyeselError` for what is none of these.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        tables = sorted(path.rglob("*.parquet"))
+        return _of_parquet(tables, image_column, label_column) if tables else _of_folder(path, label_column)
+    if path.is_file():
+        if path.suffix.lower() != ".parquet":
+            raise SettingError(
+                f"{path} is no data set: give a folder of pictures, a Parquet file or a name of the hub."
+            )
+        return _of_parquet([path], image_column, label_column)
+    if str(data).count("/") != 1 or str(data).startswith((".", "/", "~")):
+        raise SettingError(f"{data} does not exist: check the path.")
+    return _of_hub(str(data), image_column, label_column)
+
+
+def _of_folder(folder: Path, label_column: str | None) -> dict[str, Labelled]:
+    column = label_column or "label"
+    common = read_metadata(folder)
+    splits = {}
+    for split, below in split_folders(folder).items():
+        told = {path: row for path, row in {**common, **read_metadata(below)}.items() if path.is_relative_to(below)}
+        absent = next((path for path in told if not path.is_file()), None)
+        if absent is not None:
+            raise ImageError(f"{absent} is in the metadata and does not exist: mend one of them.")
+        files = sorted({*find_images(below), *told})
+        labels = [_label(file, told.get(file), column, below) for file in files]
+        without = [file for file, label in zip(files, labels, strict=True) if label is None]
+        if without:
+            more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+            raise ImageError(
+                f"{without[0]}{more} has no label: put pictures "
+                f"into folders that are called as what they show, or write metadata.jsonl with file_name and {column}."
+            )
+        known = [label for label in labels if label is not None]
+        classes = sorted({*known, *_class_folders(below, told)})
+        splits[split] = Labelled(files, [str(file) for file in files], known, classes)
+    return splits
+
+
+def _label(file: Path, row: Mapping[str, Any] | None, column: str, folder: Path) -> str | None:
+    if row is not None and row.get(column) not in (None, ""):
+        return str(row[column])
+    return file.parent.name if file.parent != folder else None
+
+
+def _class_folders(folder: Path, told: Mapping[Path, Any]) -> Iterator[str]:
+    """Folders without anything in them are classes, too, if classes are folders here."""
+    if not told:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.name.startswith(".") and not any(path.iterdir()):
+                yield path.name
+
+
+def _of_parquet(tables: Sequence[Path], image_column: str | None, label_column: str | None) -> dict[str, Labelled]:
+    import datasets
+
+    files: dict[str, list[str]] = {}
+    for path in tables:
+        words = [path.parent.name, path.stem, path.stem.split("-")[0], path.stem.split("_")[0]]
+        split = next((found for word in words if (found := split_of(word))), "train")
+        files.setdefault(split, []).append(str(path))
+    return _of_datasets(
+        str(tables[0]),
+        lambda: datasets.load_dataset("parquet", data_files=files),
+        image_column,
+        label_column,
+    )
+
+
+def _of_hub(name: str, image_column: str | None, label_column: str | None) -> dict[str, Labelled]:
+    import datasets
+
+    repository, _, configuration = name.partition(":")
+    return _of_datasets(
+        name, lambda: datasets.load_dataset(repository, configuration or None), image_column, label_column
+    )
+
+
+def _of_datasets(name: str, load: Any, image_column: str | None, label_column: str | None) -> dict[str, Labelled]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = load()
+        splits = {split: part for word, part in loaded.items() if (split := split_of(str(word).split("-")[0]))}
+        if "train" not in splits:
+            raise SettingError(f"{name} has no split for training, only {', '.join(map(str, loaded))}.")
+        return {split: _columns(part, name, image_column, label_column) for split, part in splits.items()}
+    except EyeselError:
+        raise
+    except Exception as error:  # of the network, the hub, Arrow: whatever stops `datasets`
+        raise SettingError(f"{name} cannot be read ({' '.join(str(error).split())[:200]}): check the name.") from error
+
+
+def _columns(part: Any, name: str, image_column: str | None, label_column: str | None) -> Labelled:
+    import datasets
+
+    image = _column(part, image_column, _IMAGE_COLUMNS, "image", name)
+    label = _column(part, label_column, _LABEL_COLUMNS, "label", name)
+    undecoded = part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    feature = part.features[label]
+    values = part[label]
+    if isinstance(feature, datasets.ClassLabel):
+        labels, classes = [feature.int2str(value) for value in values], list(feature.names)
+    else:
+        labels = [str(value) for value in values]
+        classes = sorted(set(labels))
+    return Labelled(_Column(undecoded, image), [f"{name}, row {i}" for i in range(len(labels))], labels, classes)
+
+
+def _column(part: Any, wanted: str | None, usual: Sequence[str], what: str, name: str) -> str:
+    there = list(part.column_names)
+    found = [wanted] if wanted else [column for column in usual if column in there]
+    if not found or found[0] not in there:
+        missing = wanted or " or ".join(usual[:2])
+        raise SettingError(f"{name} has no column {missing}, only {', '.join(there)}: name it by --{what}-column.")
+    return found[0]
+
+
+class _Column(Sequence[Any]):
+    """Encoded pictures of a table, read as they are asked for."""
+
+    def __init__(self, table: Any, column: str) -> None:
+        self._table, self._column = table, column
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: Any) -> Any:
+        value = self._table[index][self._column]
+        return value["bytes"] if value.get("bytes") is not None else value["path"]

@@ -1,0 +1,125 @@
+"""A base for new classes: its head, and which of its weights are trained."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eyesel.classifier import ImageClassifier
+from eyesel.errors import SettingError
+from eyesel.models.vit import ViT
+from eyesel.train.adapters import add_lora
+from eyesel.train.task import Task
+
+_STD = 0.02  # of a new head's weights, as transformers' initializer_range
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ("to_q", "to_v")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.alpha > 0:
+            raise SettingError(
+                f"LoRA has rank {self.rank}, alpha {self.alpha:g} and dropout {self.dropout:g}; rank is 1 or more, "
+                "alpha more than 0, and dropout from 0 to below 1."
+            )
+
+
+class ClassifierTask(Task):
+    """`labels` are (B,) numbers of classes, or (B, classes) shares of them. Weights of classes and label smoothing
+    count in training alone: validation losses are comparable.
+    """
+
+    def __init__(self, model: ViT, weights: Tensor | None = None, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.layers)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.model(pixel_values)
+        if not self.training:
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.smoothing)  # type: ignore[arg-type]
+        return {"loss": loss, "logits": logits}
+
+
+def for_classes(base: ImageClassifier, classes: Sequence[str], seed: int, say: bool = True) -> tuple[ViT, list[str]]:
+    """A copy of the base that tells `classes`, and their order in it.
+
+    The base's head stays where it tells exactly these; else a new one takes its place, and a note says so.
+    """
+    config = base.model.config
+    order = list(classes)
+    kept = config.classes > 0 and set(base.labels) == set(classes) and not config.distillation_head
+    changes: dict[str, Any] = {"pooler": config.pooling == "pooler"}
+    if kept:
+        order = list(base.labels)
+    else:
+        pooling = "cls+mean" if config.layer_scale and not config.classes else config.pooling
+        changes |= {"classes": len(order), "distillation_head": False, "pooling": pooling}
+        if say:
+            print(f"eyesel: note: {_about_head(base, order)}", file=sys.stderr)
+    model = ViT(replace(config, **changes))
+    state = {name: tensor.detach().float().clone() for name, tensor in base.model.state_dict().items()}
+    own = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(("classifier.", "distillation_classifier.", "pooler."))
+        or (name.startswith("pooler.") and changes["pooler"])
+        or (name.startswith("classifier.") and kept)
+    }
+    if not kept:
+        weight = model.get_parameter("classifier.weight")
+        fresh = torch.empty_like(weight)
+        nn.init.trunc_normal_(fresh, std=_STD, generator=torch.Generator().manual_seed(seed))
+        own |= {"classifier.weight": fresh, "classifier.bias": torch.zeros(len(order))}
+    model.load_state_dict(own)
+    return model, order
+
+
+def _about_head(base: ImageClassifier, classes: Sequence[str]) -> str:
+    new = f"a new head for {len(classes)} classes ({_few(classes)}) is learned"
+    if not base.model.config.classes:
+        return f"{base.name} has no head; {new}"
+    return (
+        f"the head of {base.name} tells {len(base.labels)} other classes ({_few(base.labels)}) and is left out; {new}"
+    )
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join([*labels[:3], "..."] if len(labels) > 3 else labels)
+
+
+def set_trainable(model: ViT, tune: str, lora: Lora) -> None:
+    """`full`, `head` (a linear probe), `last-N` (the last N layers, final norm and head) or `lora` (and the head)."""
+    last = re.fullmatch(r"last-(\d+)", tune)
+    if tune == "full":
+        return
+    model.requires_grad_(False)
+    if tune == "lora":
+        add_lora(model, lora.targets, lora.rank, lora.alpha, lora.dropout)
+    elif last:
+        count = int(last[1])
+        if not 1 <= count <= model.config.depth:
+            raise SettingError(f"tune is {tune!r}; this model has {model.config.depth} layers.")
+        for layer in model.layers[-count:]:
+            layer.requires_grad_(True)
+        model.norm.requires_grad_(True)
+        model.pooled_norm.requires_grad_(True)
+    elif tune != "head":
+        raise SettingError(f"tune is {tune!r}; it is full, head, last-N (for example last-2) or lora.")
+    for name, parameter in model.named_parameters():
+        if name.startswith("classifier."):
+            parameter.requires_grad_(True)
