@@ -40,7 +40,9 @@ class Buckets:
     def __post_init__(self) -> None:
         if self.resolution % self.step:
             below = max(self.resolution // self.step, 1) * self.step
-            raise SettingError(f"resolution is {self.resolution}; it must be a multiple of {self.step}, such as {below}.")
+            raise SettingError(
+                f"resolution is {self.resolution}; it must be a multiple of {self.step}, such as {below}."
+            )
         if not self.least <= self.resolution <= self.most:
             raise SettingError(
                 f"buckets from {self.least} to {self.most} pixels do not hold the resolution {self.resolution}: "
@@ -67,8 +69,8 @@ class Buckets:
             bucket = tuple(side - side % self.step for side in scaled)
             if min(bucket) < self.step:
                 raise SettingError(
-                    f"a picture of {width}x{height} pixels is smaller than a step of {self.step}: leave it out, or allow "
-                    "it to be enlarged (--upscale)."
+                    f"a picture of {width}x{height} pixels is smaller than a step of {self.step}: leave it out, or "
+                    "allow it to be enlarged (--upscale)."
                 )
             return _cut(scaled, (bucket[0], bucket[1]))
         ratio = width / height

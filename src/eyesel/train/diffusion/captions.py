@@ -107,7 +107,9 @@ def _report(
     absent = [path.name for path in metadata if not path.is_file()]
     where = "a line in metadata.jsonl, a .txt file of the same name, or a folder that says what they show"
     if missing and (strict or not samples):
-        raise ImageError(f"{len(missing)} pictures in {folder} have no caption ({listed(list(missing))}): give {where}.")
+        raise ImageError(
+            f"{len(missing)} pictures in {folder} have no caption ({listed(list(missing))}): give {where}."
+        )
     if absent and strict:
         raise ImageError(f"the metadata in {folder} names pictures that are not there ({listed(absent)}).")
     for count, words, names in (

@@ -87,7 +87,10 @@ def _paths(model: nn.Module, targets: str) -> Iterator[str]:
             yield from (f"{name}.proj_in", f"{name}.proj_out")
         elif isinstance(module, EncoderLayer) and wider:
             yield from (f"{name}.mlp.fc1", f"{name}.mlp.fc2")
-        elif isinstance(module, nn.Conv2d) and targets == "all" and name not in ("conv_in", "conv_out"):
+        elif targets == "all" and _in_a_block(name, module):
             yield name
-        elif targets == "all" and name.endswith("time_emb_proj"):
-            yield name
+
+
+def _in_a_block(name: str, module: nn.Module) -> bool:
+    """Convolutions but the first and the last, and what residual blocks make of the timestep."""
+    return (isinstance(module, nn.Conv2d) and "." in name) or name.endswith("time_emb_proj")

@@ -52,7 +52,8 @@ def prepare(painter: StableDiffusion, settings: Settings, seed: int) -> Prepared
         unet = painter.unet = widened(unet, painter.autoencoder.config.latent_channels)
     generator = torch.Generator().manual_seed(seed)
     loras: dict[str, dict] = {}
-    words, learned = NO_WORDS, []
+    words = NO_WORDS
+    learned: list[Tensor] = []
     if settings.adapts:
         alpha = float(settings.rank if settings.alpha is None else settings.alpha)
         models = (unet, *(painter.text_encoders if settings.train_text_encoder else ()))
@@ -104,6 +105,8 @@ def new_word(painter: StableDiffusion, settings: Settings) -> tuple[LearnedWords
     word, initializer = str(settings.placeholder).strip(), str(settings.initializer)
     if not word or any(character.isspace() for character in word):
         raise SettingError(f"placeholder is {settings.placeholder!r}; it must be one word, such as <cat-toy>.")
+    if all(len(tokenizer.ids(word)) == 1 for tokenizer in painter.tokenizers):
+        raise SettingError(f"placeholder is {word!r}, a word that the base knows: take a new one, such as <{word}>.")
     found: list[Sequence[int]] = [tokenizer.ids(initializer) for tokenizer in painter.tokenizers]
     if any(not ids for ids in found):
         raise SettingError(f"initializer is {initializer!r}; it must be a word, such as toy.")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from eyesel.images import open_image, save_image
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.diffusion.task import PainterTask
 from eyesel.train.ema import Average
+from eyesel.train.trainer import Trainer
 
 FOLDER, SHEET = "samples", "samples.png"
 ROWS = 5  # of a run, where nothing else is said
@@ -37,7 +38,13 @@ class Samples(TrainerCallback):
     ) -> None:
         self._folder, self._sheet, self._painter, self._task = output / FOLDER, output / SHEET, painter, task
         self._prompts, self._every, self._seed, self._side = prompts, every, seed, side
-        self.average: Average | None = None
+        self._average: Average | None = None
+        self._writers: list[TensorBoardCallback] = []
+
+    def watch(self, trainer: Trainer) -> None:
+        """Paint with the average of the weights, where there is one, and show TensorBoard what was painted."""
+        self._average = trainer.average
+        self._writers = [each for each in trainer.callback_handler.callbacks if isinstance(each, TensorBoardCallback)]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
@@ -50,23 +57,23 @@ class Samples(TrainerCallback):
             if found and int(found[1]) > state.global_step:  # of the steps that are made again
                 path.unlink()
         if state.global_step == 0:
-            self._paint(0, objects)
+            self._paint(0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         every = self._every or max(state.max_steps // ROWS, 1)
         if state.is_world_process_zero and state.global_step % every == 0:
-            self._paint(state.global_step, objects)
+            self._paint(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         if state.is_world_process_zero and not (self._folder / _name(state.global_step, 0)).is_file():
-            self._paint(state.global_step, objects)
+            self._paint(state.global_step)
 
-    def _paint(self, step: int, objects: dict[str, Any]) -> None:
-        with nullcontext() if self.average is None else self.average.applied(self._task):
+    def _paint(self, step: int) -> None:
+        with nullcontext() if self._average is None else self._average.applied(self._task):
             painter = self._painter()
             pictures = [
                 painter.generate(prompt, seed=self._seed, size=(self._side, self._side)) for prompt in self._prompts
@@ -74,25 +81,21 @@ class Samples(TrainerCallback):
         for i, picture in enumerate(pictures):
             picture.save(self._folder / _name(step, i))
         draw_sheet(self._folder, self._prompts, self._sheet)
-        for writer in _writers(objects):
+        for board in self._writers:
             for prompt, picture in zip(self._prompts, pictures, strict=True):
-                writer.add_image(prompt, np.asarray(picture.image), step, dataformats="HWC")
+                if board.tb_writer is not None:
+                    board.tb_writer.add_image(prompt, np.asarray(picture.image), step, dataformats="HWC")
 
 
 def _name(step: int, number: int) -> str:
     return f"step-{step:06d}-{number}.png"
 
 
-def _writers(objects: dict[str, Any]) -> list[Any]:
-    """TensorBoard's, if the run reports to it."""
-    handler = objects.get("callbacks") or []
-    found = (each.tb_writer for each in handler if isinstance(each, TensorBoardCallback))
-    return [writer for writer in found if writer is not None]
-
-
 def draw_sheet(folder: Path, prompts: Sequence[str], path: Path) -> None:
     """All pictures of `folder`: a row a step, a column a prompt."""
-    found = sorted((int(match[1]), int(match[2]), each) for each in folder.iterdir() if (match := _NAME.fullmatch(each.name)))
+    found = sorted(
+        (int(match[1]), int(match[2]), each) for each in folder.iterdir() if (match := _NAME.fullmatch(each.name))
+    )
     steps = sorted({step for step, _, _ in found})
     font = ImageFont.load_default(_LETTERS)
     left = round(font.getlength(f"step {steps[-1]}")) + 2 * _GAP

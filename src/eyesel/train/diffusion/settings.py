@@ -30,7 +30,14 @@ class Settings:
     """
 
     method: str = "lora"
+    # the base
+    variant: str | None = None
+    vae: str | None = None
+    prediction_type: str | None = None
+    zero_terminal_snr: bool | None = None
+    offline: bool = False
     # captions
+    strict: bool = False
     caption_column: str | None = None
     instance_prompt: str | None = None
     shuffle_tags: bool = False
@@ -66,7 +73,7 @@ class Settings:
     placeholder: str | None = None
     initializer: str | None = None
     vectors: int | None = None
-    property: str = "object"
+    learnable_property: str = "object"
     # validation
     validation_prompt: tuple[str, ...] = ()
     validation_steps: int | None = None
@@ -78,7 +85,7 @@ class Settings:
         for name, value, choices in (
             ("method", self.method, tuple(METHODS)),
             ("targets", self.targets, tuple(TARGETS)),
-            ("property", self.property, ("object", "style")),
+            ("learnable_property", self.learnable_property, ("object", "style")),
             ("save_precision", self.save_precision, PRECISIONS),
         ):
             if value not in choices:
@@ -147,8 +154,8 @@ class Settings:
 
 _LORA = ("rank", "alpha", "targets")
 _DREAMBOOTH = ("class_prompt", "class_data", "class_pictures", "prior_weight")
-_INVERSION = ("placeholder", "initializer", "vectors", "property")
-_FREE = ("cache", "validation_prompt", "validation_steps", "validation_seed", "save_precision")
+_INVERSION = ("placeholder", "initializer", "vectors", "learnable_property")
+_FREE = ("cache", "offline", "strict", "validation_prompt", "validation_steps", "validation_seed", "save_precision")
 NAMES = tuple(field.name for field in fields(Settings))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,10 @@ class PainterTask(Task):
         yield from (module for module in self.unet.modules() if isinstance(module, kinds))
         if self.trains_text:
             yield from (module for module in self.text_encoders.modules() if isinstance(module, EncoderLayer))
+
+    @property
+    def encoders(self) -> list[ClipText]:
+        return cast("list[ClipText]", list(self.text_encoders))
 
     @property
     def trains_text(self) -> bool:
@@ -86,7 +90,7 @@ class PainterTask(Task):
         """(B, chunks, N) of each encoder -> context (B, chunks · N, dim) and pooled (B, P), as prompts are encoded."""
         contexts, pooled = [], torch.empty(0)
         with nullcontext() if self.trains_text else torch.no_grad():
-            for i, (encoder, rows) in enumerate(zip(self.text_encoders, ids, strict=True)):
+            for i, (encoder, rows) in enumerate(zip(self.encoders, ids, strict=True)):
                 learned = self.learned[i] if len(self.learned) else None
                 features = encoder(rows.flatten(0, 1), 2 if self.xl else 1, learned)
                 hidden = features.hidden if self.xl else encoder.final_layer_norm(features.hidden)
@@ -101,8 +105,3 @@ class PainterTask(Task):
         with torch.autocast(pixels.device.type, enabled=False):
             masked = self.autoencoder.encode(pixels * (1 - mask))
         return F.max_pool2d(mask, self.autoencoder.config.factor), masked
-
-
-def trained(model: nn.Module) -> dict[str, Any]:
-    """What of a model is trained, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
