@@ -15,6 +15,7 @@ from eyesel.images import open_image, save_image
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.diffusion.task import PainterTask
 from eyesel.train.ema import Average
+from eyesel.train.speed import Speed
 from eyesel.train.trainer import Trainer
 
 FOLDER, SHEET = "samples", "samples.png"
@@ -40,10 +41,11 @@ class Samples(TrainerCallback):
         self._prompts, self._every, self._seed, self._side = prompts, every, seed, side
         self._average: Average | None = None
         self._writers: list[TensorBoardCallback] = []
+        self._speed: Speed | None = None
 
     def watch(self, trainer: Trainer) -> None:
         """Paint with the average of the weights, where there is one, and show TensorBoard what was painted."""
-        self._average = trainer.average
+        self._average, self._speed = trainer.average, trainer.speed
         self._writers = [each for each in trainer.callback_handler.callbacks if isinstance(each, TensorBoardCallback)]
 
     def on_train_begin(
@@ -73,6 +75,8 @@ class Samples(TrainerCallback):
             self._paint(state.global_step)
 
     def _paint(self, step: int) -> None:
+        if self._speed is not None:
+            self._speed.end_step()  # painting is no training
         with nullcontext() if self._average is None else self._average.applied(self._task):
             painter = self._painter()
             pictures = [
