@@ -5,13 +5,12 @@ drawings of the old objects and the new, sees none of what is painted, and says 
 `eyesel.train`. Steps: data, judge, lora, dreambooth, inversion, measure.
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
 
 import world
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from world import Triple
 
 import eyesel

@@ -137,9 +137,7 @@ def gradients(model, table):
 
 
 def compare(ours, model):
-    check_same(
-        ours, {n.removeprefix("text_model."): p.grad for n, p in model.named_parameters() if p.grad is not None}
-    )
+    check_same(ours, {n.removeprefix("text_model."): p.grad for n, p in model.named_parameters() if p.grad is not None})
 
 
 def check_same(ours, theirs):

@@ -207,8 +207,8 @@ def buckets_for(painter: StableDiffusion, settings: Settings) -> Buckets:
                 raise SettingError(f"{name} does nothing without buckets: leave one of them out.")
         return Buckets(side, 8, side, side, square=True)
     least, most = settings.min_bucket or max(side // 2 // step, 1) * step, settings.max_bucket or 2 * side
-    for name, value in (("min_bucket", least), ("max_bucket", most)):
-        if value % step:
+    for name, value in (("min_bucket", settings.min_bucket), ("max_bucket", settings.max_bucket)):
+        if value is not None and value % step:
             raise SettingError(f"{name} is {value}; it must be a multiple of {step}, the step of the buckets.")
     return Buckets(side, step, least, most, settings.upscale)
 
