@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, UCI) as a folder of pictures, to fine-tune a classifier on.
+"""scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, UCI) as a folder of pictures to fine-tune a classifier on.
 
 1,797 grey pictures of 8x8 pixels and ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of each class:
 

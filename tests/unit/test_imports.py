@@ -54,7 +54,7 @@ ALLOWED = {
     "stable_diffusion": {*MODELS, "easel", "picture", "run", "settings", "stylize", "taps", "text"},
     "search": {"classifier", "images", "taps", "weights"},
     "compare": {"classifier", "images", "stable_diffusion", "weights"},
-    "train": {*MODELS, "__init__", "classifier", "contact", "images"},
+    "train": {*MODELS, "__init__", "fields", "classifier", "contact", "images"},
     "cli": {
         "attention",
         "classifier",

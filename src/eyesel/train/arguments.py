@@ -21,11 +21,13 @@ _SAID_OTHERWISE = {
     "do_predict": "the test split is always evaluated where there is one",
     "push_to_hub": "the finished folder is uploaded by `hf upload`",
     "remove_unused_columns": "nothing is removed here",
+    "train_sampling_strategy": "the order follows from the seed",
     "label_names": "the labels are those of the data",
     "logging_nan_inf_filter": "a loss that is no number stops the run",
     "disable_tqdm": "the monitor follows the terminal",
 }
 _ALWAYS: dict[str, Any] = {"remove_unused_columns": False, "logging_nan_inf_filter": False, "disable_tqdm": True}
+_USUAL: dict[str, Any] = {"ddp_find_unused_parameters": False}  # a task uses all that it trains
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _POSITIVE = ("num_train_epochs", "learning_rate", "logging_steps", "eval_steps", "save_steps")
 _NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers")
@@ -40,7 +42,7 @@ def training_arguments(
     Raises `SettingError` for a name that TrainingArguments has not, and for a value that it cannot be.
     """
     said = {check_name(name): read_value(name, value) for name, value in overrides.items()}
-    values = {**defaults, **said, **_ALWAYS}
+    values = {**_USUAL, **defaults, **said, **_ALWAYS}
     for name, least, excluded in (
         *((name, 1, False) for name in _AT_LEAST_ONE),
         *((name, 0, True) for name in _POSITIVE),

@@ -1,5 +1,6 @@
 """Fine-tuning of the eye on one's own labelled pictures, by the recipe of `rorshark-vit-base` unless told otherwise."""
 
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, fields
@@ -15,15 +16,14 @@ from eyesel.classifier import ImageClassifier
 from eyesel.train.adapters import without_lora
 from eyesel.train.batches import Collate, LabelledPictures
 from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
-from eyesel.train.judged import Judged, accuracy_and_f1
+from eyesel.train.judged import Judged, measures
 from eyesel.train.labelled import read_labelled
 from eyesel.train.output import Output
-from eyesel.train.pictures import report_skipped
+from eyesel.train.pictures import about_skipped
 from eyesel.train.splits import Splits, make_splits
 from eyesel.train.trainer import Trainer
 from eyesel.train.tuning import ClassifierTask, for_classes, set_trainable
 from eyesel.train.written import Outcome
-from eyesel.weights.vit_save import check_format
 from eyesel.weights.vit_transformers_format import written_config
 
 
@@ -43,8 +43,8 @@ def fit_classifier(
     replaces one. Raises `EyeselError`.
     """
     own = {field.name: settings.pop(field.name) for field in fields(ClassifierSettings) if field.name in settings}
-    args = classifier_arguments(output, settings)
-    train_classifier(data, args, str(base), ClassifierSettings(**own), resume, force)
+    args, own_settings = classifier_arguments(output, settings), ClassifierSettings(**own)
+    train_classifier(data, args, str(base), own_settings, resume, force)
     return ImageClassifier.load(output)
 
 
@@ -63,13 +63,10 @@ def train_classifier(
     )
     size = began.transform.output_size or began.model.config.image_size
     read = read_labelled(data, settings.image_column, settings.label_column)
-    splits = make_splits(read, settings.validation_share, args.seed, settings.strict, say=first)
-    if first:
-        report_skipped(splits.skipped)
-    model, classes = for_classes(began, splits.classes, args.seed, say=first and not resume)
+    splits = make_splits(read, settings.validation_share, args.seed, settings.strict)
+    model, classes, about_head = for_classes(began, splits.classes, args.seed)
     if list(splits.classes) != classes:
         splits = splits.ordered(classes)
-    check_format(settings.format)
     if settings.format == "transformers":
         written_config(model.config)  # raises now what it would raise in the end
     torch.manual_seed(args.seed)
@@ -78,6 +75,9 @@ def train_classifier(
     output = Output.begin(args, {**told, "pictures": len(splits.train), **asdict(settings)}, resume, force)
     if output.finished:
         return {}
+    if first:
+        for note in (*splits.notes, *about_skipped(splits.skipped), *([about_head] if about_head else [])):
+            print(f"eyesel: note: {note}", file=sys.stderr)
     task = ClassifierTask(model, _weights(splits) if settings.class_weights else None, args.label_smoothing_factor)
     augmentation = settings.augmentation
     datasets = {
@@ -120,7 +120,7 @@ def train_classifier(
 
 
 def _metrics(predicted: EvalPrediction) -> dict[str, float]:
-    return accuracy_and_f1(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
+    return measures(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
 
 
 def _weights(splits: Splits) -> Tensor:

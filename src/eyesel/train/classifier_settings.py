@@ -1,5 +1,6 @@
 """How a classifier is fine-tuned: the settings of its own, and Trainer's as the recipe has them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from eyesel.errors import SettingError
+from eyesel.fields import Count, check_fields
 from eyesel.train.arguments import training_arguments
 from eyesel.train.augment import Augmentation
 from eyesel.train.tuning import Lora
+from eyesel.weights.vit_save import check_format
 
 # huggingface.co/amunchet/rorshark-vit-base: run_image_classification.py of transformers with these.
 RECIPE: dict[str, Any] = {
@@ -49,12 +53,12 @@ class ClassifierSettings:
     validation_share: float = 0.15
     crop: float = 0.08
     flip: bool = True
-    rand_augment: int = 0
-    rand_magnitude: int = 9
+    rand_augment: Count = 0
+    rand_magnitude: Count = 9
     mixup: float = 0.0
     cutmix: float = 0.0
     class_weights: bool = False
-    early_stopping: int = 0
+    early_stopping: Count = 0
     average: float | None = None
     lora_rank: int = 16
     lora_alpha: float = 16.0
@@ -66,15 +70,24 @@ class ClassifierSettings:
     format: str = "transformers"
     offline: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self, SettingError)
+        check_format(self.format)
+        if not re.fullmatch(r"full|head|last-[1-9]\d*|lora", self.tune):
+            raise SettingError(f"tune is {self.tune!r}; it is full, head, last-N (for example last-2) or lora.")
+        if not 0 < self.validation_share < 1:
+            raise SettingError(f"validation_share is {self.validation_share:g}; it must lie between 0 and 1.")
+        if self.average is not None and not 0 < self.average < 1:
+            raise SettingError(f"average is {self.average:g}; it is a decay between 0 and 1, for example 0.999.")
+        _ = self.augmentation, self.lora  # which check what is theirs
+
     @property
     def augmentation(self) -> Augmentation:
-        return Augmentation(
-            self.crop, self.flip, self.rand_augment, self.rand_magnitude, float(self.mixup), float(self.cutmix)
-        )
+        return Augmentation(self.crop, self.flip, self.rand_augment, self.rand_magnitude, self.mixup, self.cutmix)
 
     @property
     def lora(self) -> Lora:
-        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
+        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_targets)
 
 
 def classifier_arguments(output: str | Path, overrides: Mapping[str, Any]) -> TrainingArguments:

@@ -12,10 +12,12 @@ from eyesel.contact import COLUMNS, ROWS, SIDE, ContactSheet
 from eyesel.train.pictures import Pictures
 
 
-def accuracy_and_f1(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Of logits (N, classes): the share that is right, and the mean over classes of F1."""
+def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Of logits (N, classes): the mean loss, whatever the batches and processes were, the share that is right, and the
+    mean over classes of F1.
+    """
     judged = Judged(logits, labels)
-    return {"accuracy": judged.accuracy, "f1": judged.f1}
+    return {"loss": judged.loss, "accuracy": judged.accuracy, "f1": judged.f1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,13 @@ class Judged:
         classes = self.logits.shape[1]
         cells = self.labels * classes + self.logits.argmax(1)
         return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy."""
+        logits = self.logits.astype(np.float64)
+        logits -= logits.max(1, keepdims=True)
+        return float((np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), self.labels]).mean())
 
     @property
     def accuracy(self) -> float:

@@ -1,8 +1,7 @@
 """The pictures of a data set: each opened once before training, so that a bad one is known by name at once."""
 
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +72,9 @@ def _decoded(source: Any) -> np.ndarray | ImageError:
         return error
 
 
-def report_skipped(errors: Iterable[str]) -> None:
-    """On stderr: the first few by name, and how many there are."""
-    listed = list(errors)
-    for error in listed[:_MOST_SHOWN]:
-        print(f"eyesel: note: left out: {error}", file=sys.stderr)
-    if listed:
-        print(f"eyesel: note: {len(listed)} pictures were left out because they cannot be read", file=sys.stderr)
+def about_skipped(errors: Sequence[str]) -> list[str]:
+    """The first few by name, and how many there are."""
+    if not errors:
+        return []
+    named = [f"left out: {error}" for error in errors[:_MOST_SHOWN]]
+    return [*named, f"pictures left out because they cannot be read: {len(errors)}"]

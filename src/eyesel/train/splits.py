@@ -1,6 +1,5 @@
 """From what was read to what is trained on: unreadable pictures left out, a part held back, classes checked."""
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +24,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """`skipped` is a sentence for every picture that cannot be read."""
+    """`skipped` is a sentence for every picture that cannot be read, `notes` are what else should be known."""
 
     classes: Sequence[str]
     train: Split
     validation: Split
     test: Split | None
     skipped: Sequence[str]
+    notes: Sequence[str]
 
     def ordered(self, classes: Sequence[str]) -> "Splits":
         """The same classes in another order."""
@@ -41,12 +41,10 @@ class Splits:
             return replace(split, labels=[numbers[label] for label in split.labels])
 
         test = None if self.test is None else renumbered(self.test)
-        return Splits(classes, renumbered(self.train), renumbered(self.validation), test, self.skipped)
+        return Splits(classes, renumbered(self.train), renumbered(self.validation), test, self.skipped, self.notes)
 
 
-def make_splits(
-    read: Mapping[str, Labelled], share: float, seed: int, strict: bool = False, say: bool = True
-) -> Splits:
+def make_splits(read: Mapping[str, Labelled], share: float, seed: int, strict: bool = False) -> Splits:
     """Open every picture once; hold back `share` of each class for validation if there is no such split.
 
     Raises `SettingError` for one class, an empty class, or labels that only another split has; with `strict`,
@@ -58,7 +56,7 @@ def make_splits(
         keep -= pictures[split].size
         skipped += errors
         parts[split] = labelled.subset(good)
-    classes = _checked_classes(parts, say)
+    classes = _checked_classes(parts)
     numbers = {label: i for i, label in enumerate(classes)}
     made = {
         split: Split(pictures[split], part.names, [numbers[label] for label in part.labels])
@@ -66,13 +64,11 @@ def make_splits(
     }
     if "validation" not in made:
         made["train"], made["validation"] = hold_back(made["train"], share, seed)
-    return Splits(classes, made["train"], made["validation"], made.get("test"), skipped)
+    return Splits(classes, made["train"], made["validation"], made.get("test"), skipped, _notes(parts, classes))
 
 
 def hold_back(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """The rest, and `share` of each class, rounded and at least one of a class of two or more, chosen by chance."""
-    if not 0 < share < 1:
-        raise SettingError(f"validation_share is {share:g}; it must lie between 0 and 1.")
     held: list[int] = []
     chance = generator(seed, _HOLDING_BACK)
     for label in sorted(set(split.labels)):
@@ -89,7 +85,7 @@ def _part(split: Split, numbers: Sequence[int]) -> Split:
     return Split(split.pictures.subset(numbers), [split.names[i] for i in numbers], [split.labels[i] for i in numbers])
 
 
-def _checked_classes(parts: Mapping[str, Labelled], say: bool) -> list[str]:
+def _checked_classes(parts: Mapping[str, Labelled]) -> list[str]:
     counts = Counter(parts["train"].labels)
     classes = list(dict.fromkeys([*parts["train"].classes, *sorted(counts)]))
     empty = [label for label in classes if not counts[label]]
@@ -107,7 +103,13 @@ def _checked_classes(parts: Mapping[str, Labelled], say: bool) -> list[str]:
             raise SettingError(
                 f"the {split} split has the label {unknown[0]!r}, which the training split has not: make them the same."
             )
-        if say and (missing := sorted(set(classes) - there)):
-            words = f"{missing[0]!r}{f' and {len(missing) - 1} more classes' if len(missing) > 1 else ''}"
-            print(f"eyesel: note: the {split} split has no picture of {words}", file=sys.stderr)
     return classes
+
+
+def _notes(parts: Mapping[str, Labelled], classes: Sequence[str]) -> list[str]:
+    notes = []
+    for split, part in parts.items():
+        if missing := sorted(set(classes) - set(part.labels)):
+            more = f" and {len(missing) - 1} more classes" if len(missing) > 1 else ""
+            notes.append(f"the {split} split has no picture of {missing[0]!r}{more}")
+    return notes

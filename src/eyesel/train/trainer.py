@@ -74,7 +74,8 @@ class Trainer(transformers.Trainer):
         checkpoint = self.output.checkpoint
         with self._explained():
             result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if self.average is not None and not self.args.load_best_model_at_end:
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.average is not None and best is None:
             self.average.copy_to(self.task)
         return result
 
@@ -132,6 +133,8 @@ class Trainer(transformers.Trainer):
                 shutil.rmtree(staging, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
+            if self.state.best_global_step:  # where it will be, and not where it is written
+                self.state.best_model_checkpoint = str(self.output.folder / f"checkpoint-{self.state.best_global_step}")
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._publish(staging / final.name, final)
@@ -145,15 +148,14 @@ class Trainer(transformers.Trainer):
         self.accelerator.wait_for_everyone()
 
     def _publish(self, staged: Path, final: Path) -> None:
-        best = self.state.best_global_step
-        if best:
-            self.state.best_model_checkpoint = str(self.output.folder / f"checkpoint-{best}")
+        best = self.state.best_model_checkpoint
+        if best is not None:
             self.state.save_to_json(str(staged / _STATE))
         if self.average is not None:
             self.average.save(staged)
         publish(staged, final)
         shutil.rmtree(staged.parent)
-        prune(self.output.folder, self.args.save_total_limit, Path(f"checkpoint-{best}") if best else None)
+        prune(self.output.folder, self.args.save_total_limit, None if best is None else Path(best))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is None:

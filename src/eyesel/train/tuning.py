@@ -1,7 +1,5 @@
 """A base for new classes: its head, and which of its weights are trained."""
 
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,10 +53,11 @@ class ClassifierTask(Task):
         return {"loss": loss, "logits": logits}
 
 
-def for_classes(base: ImageClassifier, classes: Sequence[str], seed: int, say: bool = True) -> tuple[ViT, list[str]]:
+def for_classes(base: ImageClassifier, classes: Sequence[str], seed: int) -> tuple[ViT, list[str], str | None]:
     """A copy of the base that tells `classes`, and their order in it.
 
-    The base's head stays where it tells exactly these; else a new one takes its place, and a note says so.
+    The base's head stays where it tells exactly these; else a new one takes its place, and a note about that is
+    the last.
     """
     config = base.model.config
     order = list(classes)
@@ -69,8 +68,6 @@ def for_classes(base: ImageClassifier, classes: Sequence[str], seed: int, say: b
     else:
         pooling = "cls+mean" if config.layer_scale and not config.classes else config.pooling
         changes |= {"classes": len(order), "distillation_head": False, "pooling": pooling}
-        if say:
-            print(f"eyesel: note: {_about_head(base, order)}", file=sys.stderr)
     model = ViT(replace(config, **changes))
     state = {name: tensor.detach().float().clone() for name, tensor in base.model.state_dict().items()}
     own = {
@@ -86,7 +83,7 @@ def for_classes(base: ImageClassifier, classes: Sequence[str], seed: int, say: b
         nn.init.trunc_normal_(fresh, std=_STD, generator=torch.Generator().manual_seed(seed))
         own |= {"classifier.weight": fresh, "classifier.bias": torch.zeros(len(order))}
     model.load_state_dict(own)
-    return model, order
+    return model, order, None if kept else _about_head(base, order)
 
 
 def _about_head(base: ImageClassifier, classes: Sequence[str]) -> str:
@@ -104,22 +101,19 @@ def _few(labels: Sequence[str]) -> str:
 
 def set_trainable(model: ViT, tune: str, lora: Lora) -> None:
     """`full`, `head` (a linear probe), `last-N` (the last N layers, final norm and head) or `lora` (and the head)."""
-    last = re.fullmatch(r"last-(\d+)", tune)
     if tune == "full":
         return
     model.requires_grad_(False)
     if tune == "lora":
         add_lora(model, lora.targets, lora.rank, lora.alpha, lora.dropout)
-    elif last:
-        count = int(last[1])
+    elif tune != "head":
+        count = int(tune.removeprefix("last-"))
         if not 1 <= count <= model.config.depth:
             raise SettingError(f"tune is {tune!r}; this model has {model.config.depth} layers.")
         for layer in model.layers[-count:]:
             layer.requires_grad_(True)
         model.norm.requires_grad_(True)
         model.pooled_norm.requires_grad_(True)
-    elif tune != "head":
-        raise SettingError(f"tune is {tune!r}; it is full, head, last-N (for example last-2) or lora.")
     for name, parameter in model.named_parameters():
         if name.startswith("classifier."):
             parameter.requires_grad_(True)
