@@ -40,7 +40,7 @@ def test_captions_from_metadata_sidecars_and_folders(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "from the table"}) + "\n")
     (tmp_path / "b.txt").write_text("from a file\n")
     (tmp_path / "10_red fox/d.caption").write_text("its own")
-    assert captions(read_samples(tmp_path), tmp_path) == {
+    assert captions(read_samples(tmp_path)[0], tmp_path) == {
         "a.png": ("from the table", 1),
         "b.png": ("from a file", 1),
         "10_red fox/c.png": ("red fox", 10),
@@ -52,37 +52,39 @@ def test_captions_from_metadata_sidecars_and_folders(tmp_path):
 def test_metadata_in_csv_and_another_column(tmp_path):
     picture(tmp_path / "x/a.png")
     (tmp_path / "x/metadata.csv").write_text("file_name,caption,words\na.png,one,two\n")
-    assert captions(read_samples(tmp_path), tmp_path) == {"x/a.png": ("one", 1)}
-    assert captions(read_samples(tmp_path, column="words"), tmp_path) == {"x/a.png": ("two", 1)}
+    assert captions(read_samples(tmp_path)[0], tmp_path) == {"x/a.png": ("one", 1)}
+    assert captions(read_samples(tmp_path, column="words")[0], tmp_path) == {"x/a.png": ("two", 1)}
     with pytest.raises(ImageError, match="no column 'title'; it has file_name, caption, words"):
         read_samples(tmp_path, column="title")
 
 
 def test_one_prompt_for_all(tmp_path):
     picture(tmp_path / "a.png")
-    assert captions(read_samples(tmp_path, prompt="a sks dog"), tmp_path) == {"a.png": ("a sks dog", 1)}
+    assert captions(read_samples(tmp_path, prompt="a sks dog")[0], tmp_path) == {"a.png": ("a sks dog", 1)}
 
 
-def test_missing_captions_are_named_and_counted(tmp_path, capsys):
+def test_missing_captions_are_named_and_counted(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / name)
     (tmp_path / "a.txt").write_text("a")
-    assert list(captions(read_samples(tmp_path), tmp_path)) == ["a.png"]
-    assert "2 pictures have no caption and were left out: b.png, c.png" in capsys.readouterr().err
+    samples, notes = read_samples(tmp_path)
+    assert list(captions(samples, tmp_path)) == ["a.png"]
+    assert notes == ["pictures left out because they have no caption: 2 (b.png, c.png)"]
     with pytest.raises(ImageError, match=r"2 pictures in .* have no caption"):
         read_samples(tmp_path, strict=True)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(ImageError, match=r"3 pictures in .* have no caption .*: give"):
         read_samples(tmp_path)
-    assert [sample.caption for sample in read_samples(tmp_path, needed=False)] == [None] * 3
+    assert [sample.caption for sample in read_samples(tmp_path, needed=False)[0]] == [None] * 3
 
 
-def test_metadata_of_pictures_that_are_not_there(tmp_path, capsys):
+def test_metadata_of_pictures_that_are_not_there(tmp_path):
     picture(tmp_path / "a.png")
     rows = [{"file_name": "a.png", "text": "a"}, {"file_name": "gone.png", "text": "b"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert len(read_samples(tmp_path)) == 1
-    assert "1 pictures of the metadata are not there: gone.png" in capsys.readouterr().err
+    samples, notes = read_samples(tmp_path)
+    assert len(samples) == 1
+    assert notes == ["pictures of the metadata that are not there: 1 (gone.png)"]
     with pytest.raises(ImageError, match=r"that are not there \(gone.png\)"):
         read_samples(tmp_path, strict=True)
 
@@ -91,7 +93,7 @@ def test_tags_are_counted_by_folder(tmp_path):
     for i, text in enumerate(["fox, red", "fox, blue"]):
         picture(tmp_path / f"2_fox/{i}.png")
         (tmp_path / f"2_fox/{i}.txt").write_text(text)
-    assert tags(read_samples(tmp_path)) == {"2_fox": {"fox": 2, "red": 1, "blue": 1}}
+    assert tags(read_samples(tmp_path)[0]) == {"2_fox": {"fox": 2, "red": 1, "blue": 1}}
 
 
 # --- what is said in a draw
@@ -195,7 +197,7 @@ def tiny():
 
 def examples_of(painter, folder, cache, flip=False):
     settings = Settings(instance_prompt="a fox")
-    pictures, samples = opened_samples(data_samples(folder, settings), strict=True)
+    pictures, samples, _ = opened_samples(data_samples(folder, settings)[0], strict=True)
     return encoded(painter, samples, pictures, buckets_for(painter, settings), cache, flip)
 
 

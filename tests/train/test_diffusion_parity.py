@@ -54,7 +54,7 @@ def pictures(tmp_path_factory):
 
 def drawn(painter, pictures, settings, count=3):
     """A batch as it is trained on, and the task."""
-    opened, samples = opened_samples(data_samples(pictures, settings), strict=True)
+    opened, samples, _ = opened_samples(data_samples(pictures, settings)[0], strict=True)
     cache = Cache()
     examples = encoded(painter, samples, opened, buckets_for(painter, settings), cache)
     prepared = prepare(painter, settings, seed=0)

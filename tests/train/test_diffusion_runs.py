@@ -1,8 +1,10 @@
 """Whole runs of the painter's fine-tuning: what is written opens elsewhere, and what was stopped goes on."""
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -261,6 +263,7 @@ def test_samples_make_a_sheet_and_change_no_weight(folders, data, tmp_path):
     assert height > 3 * 160
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_a_run_to_go_on_with(folders, data, tmp_path):
     """SIGKILL while checkpoints are written one after the other."""
     out = tmp_path / "killed"
@@ -285,6 +288,44 @@ def test_a_kill_in_the_middle_leaves_a_run_to_go_on_with(folders, data, tmp_path
     resumed = run_to(data, out, folders["sd1"], step + 2, resume=True, save_steps=1, save_total_limit=2)
     whole = run_to(data, tmp_path / "whole", folders["sd1"], step + 2, save_steps=1, save_total_limit=2)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_do_what_one_does(folders, data, tmp_path):
+    """gloo, each with half of the batches; buckets, LoRA and dropped captions."""
+    settings = {
+        **FEW,
+        "logging_steps": 1,
+        "caption_dropout": 0.3,
+        "train_text_encoder": True,
+        "base": str(folders["sd1"]),
+    }
+    two = {**settings, "data": str(data), "output": str(tmp_path / "two"), "per_device_train_batch_size": 1}
+    code = (
+        "import sys, json, torch; torch.set_num_threads(1); from eyesel.train import fit_diffusion; "
+        "fit_diffusion(**json.loads(sys.argv[1]))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(two)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    fit_diffusion(data, tmp_path / "one", **settings)
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    one, both = (
+        [row["loss"] for row in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "loss" in row]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(both) == 4
+    assert all(abs(a - b) < 1e-5 for a, b in zip(one, both, strict=True)), (one, both)
 
 
 # --- what goes wrong
@@ -316,7 +357,7 @@ def test_a_bad_picture_is_named_and_left_out(folders, data, tmp_path, capsys):
     fit_diffusion(folder, tmp_path / "out", folders["sd1"], **{**FEW, "max_steps": 1})
     said = capsys.readouterr().err
     assert "broken.png" in said
-    assert "1 pictures were left out" in said
+    assert "cannot be read: 1" in said
     with pytest.raises(EyeselError, match=r"broken\.png"):
         fit_diffusion(folder, tmp_path / "strict", folders["sd1"], strict=True, **FEW)
     assert not (tmp_path / "strict").exists()

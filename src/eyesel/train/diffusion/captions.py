@@ -6,10 +6,9 @@ repeats before it (`10_sks dog`).
 """
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ class Sample:
 
 def read_samples(
     data: str | Path, column: str | None = None, prompt: str | None = None, needed: bool = True, strict: bool = False
-) -> list[Sample]:
-    """The pictures below a folder, its training split where it has splits.
+) -> tuple[list[Sample], list[str]]:
+    """The pictures below a folder, its training split where it has splits, and what else should be known.
 
     `column` is that of the captions in the metadata; `prompt` stands for all captions. Unless captions are `needed`,
     pictures without any have None. Those without one are else left out and named, or, with `strict`, an error.
@@ -48,11 +47,12 @@ def read_samples(
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise ImageError(f"{folder} is no folder: name one with pictures and their captions.")
+    notes = []
     splits = split_folders(folder)
     if splits["train"] != folder:
         left = [split for split in splits if split != "train"]
         if left:
-            print(f"eyesel: note: trained on {splits['train']}; {' and '.join(left)} is not looked at", file=sys.stderr)
+            notes.append(f"trained on {splits['train']}; {' and '.join(left)} is not looked at")
         folder = splits["train"]
     paths = find_images(folder)
     metadata: dict[Path, Mapping[str, Any]] = {}
@@ -66,8 +66,7 @@ def read_samples(
             missing.append(str(path.relative_to(folder)))
         else:
             samples.append(Sample(path, caption, repeats))
-    _report(folder, missing, samples, metadata, strict)
-    return samples
+    return samples, [*notes, *_missing(folder, missing, samples, metadata, strict)]
 
 
 def _folder_name(path: Path, root: Path) -> tuple[int, str | None]:
@@ -100,10 +99,10 @@ def _beside(path: Path) -> str | None:
     return None
 
 
-def _report(
+def _missing(
     folder: Path, missing: Sequence[str], samples: Sequence[Sample], metadata: Mapping[Path, Any], strict: bool
-) -> None:
-    there = {sample.path for sample in samples}
+) -> list[str]:
+    """Pictures without captions, and captions without pictures: notes about them, or an error."""
     absent = [path.name for path in metadata if not path.is_file()]
     where = "a line in metadata.jsonl, a .txt file of the same name, or a folder that says what they show"
     if missing and (strict or not samples):
@@ -111,19 +110,13 @@ def _report(
             f"{len(missing)} pictures in {folder} have no caption ({listed(list(missing))}): give {where}."
         )
     if absent and strict:
-        raise ImageError(f"the metadata in {folder} names pictures that are not there ({listed(absent)}).")
-    for count, words, names in (
-        (len(missing), "pictures have no caption and were left out", missing),
-        (len(absent), "pictures of the metadata are not there", absent),
-    ):
-        if count:
-            print(f"eyesel: note: {count} {words}: {listed(list(names))}", file=sys.stderr)
-    if not there:
-        raise ImageError(f"there is no picture to train on in {folder}.")
-
-
-def repeated(samples: Sequence[Sample], times: int) -> list[Sample]:
-    return [replace(sample, repeats=sample.repeats * times) for sample in samples]
+        raise ImageError(f"the metadata in {folder} name pictures that are not there ({listed(absent)}).")
+    notes = []
+    if missing:
+        notes.append(f"pictures left out because they have no caption: {len(missing)} ({listed(list(missing))})")
+    if absent:
+        notes.append(f"pictures of the metadata that are not there: {len(absent)} ({listed(absent)})")
+    return notes
 
 
 def tags(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:

@@ -28,7 +28,7 @@ from eyesel.train.diffusion.settings import NAMES, Settings
 from eyesel.train.diffusion.texts import TEMPLATES, Reader, Wording
 from eyesel.train.diffusion.written import Outcome
 from eyesel.train.output import Output
-from eyesel.train.pictures import Pictures, opened, report_skipped
+from eyesel.train.pictures import Pictures, about_skipped, opened
 from eyesel.train.trainer import Trainer
 from eyesel.weights.hub import resolve
 
@@ -57,7 +57,8 @@ _BY_METHOD = {
 def diffusion_arguments(output: str | Path, settings: Settings, said: Mapping[str, Any]) -> TrainingArguments:
     """TrainingArguments with a method's defaults; an asked-for number of epochs takes the place of its steps."""
     rate, steps = _BY_METHOD["lora" if settings.adapts else settings.method]
-    usual = {**_USUAL, "learning_rate": rate}
+    # of the text encoders of SDXL, a UNet does not hear the last layers
+    usual = {**_USUAL, "learning_rate": rate, "ddp_find_unused_parameters": settings.train_text_encoder}
     if "num_train_epochs" not in said:
         usual["max_steps"] = steps
     return training_arguments(output, usual, said)
@@ -118,8 +119,10 @@ def train_diffusion(
     schedule = noise_schedule(painter)
     buckets = buckets_for(painter, settings)
     check(painter, settings)
-    told = data_samples(data, settings)
-    pictures, told = opened_samples(told, settings.strict, say=first)
+    told, notes = data_samples(data, settings)
+    pictures, told, skipped = opened_samples(told, settings.strict)
+    if first:
+        _say(*notes, *about_skipped(skipped))
     record = {"data": str(Path(data).expanduser().absolute()), "base": base, **settings.record()}
     begun = Output.begin(args, record, resume, force)
     if begun.finished:
@@ -129,7 +132,9 @@ def train_diffusion(
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
         with PartialState().main_process_first():
             prior = class_samples(painter, folder, settings.class_prompt, settings.class_pictures, buckets.resolution)
-        painted, prior = opened_samples(prior, settings.strict, say=first)
+        painted, prior, skipped = opened_samples(prior, settings.strict)
+        if first:
+            _say(*about_skipped(skipped))
         pictures = Pictures([*pictures.sources, *painted.sources], [*pictures.kept, *painted.kept])
         samples = balanced(told, prior)
     cache = Cache(settings.cache)
@@ -139,7 +144,7 @@ def train_diffusion(
     reader = Reader(painter.tokenizers, settings.chunks, prepared.words)
     wording = wording_of(settings)
     if first:
-        _report_cut(told, reader)
+        _say(*about_cut(told, reader))
     with PartialState().main_process_first():
         texts = encoded_texts(prepared, reader, wording, examples, cache)
     drawing = Drawing(
@@ -221,10 +226,15 @@ def check(painter: StableDiffusion, settings: Settings) -> None:
         raise SettingError("validation_prompt paints whole pictures, which a repainting UNet does not: leave it out.")
 
 
-def data_samples(data: str | Path, settings: Settings) -> list[Sample]:
-    """The pictures of the data set; those of a textual inversion need no caption, but if they have, its word."""
+def data_samples(data: str | Path, settings: Settings) -> tuple[list[Sample], list[str]]:
+    """The pictures of the data set, and notes about them.
+
+    Those of a textual inversion need no caption; one that is there must have its word.
+    """
     inversion = settings.method == "textual-inversion"
-    samples = read_samples(data, settings.caption_column, settings.instance_prompt, not inversion, settings.strict)
+    samples, notes = read_samples(
+        data, settings.caption_column, settings.instance_prompt, not inversion, settings.strict
+    )
     for sample in samples if inversion else ():
         words = LearnedWords({str(settings.placeholder): (-1,)})
         if sample.caption is not None and not any(found for _, found in words.split(sample.caption)):
@@ -232,18 +242,16 @@ def data_samples(data: str | Path, settings: Settings) -> list[Sample]:
                 f"the caption {sample.caption!r} of {sample.path} has no {settings.placeholder}, which is to be "
                 "learned: say it, or leave all captions out."
             )
-    return samples
+    return samples, notes
 
 
-def opened_samples(samples: Sequence[Sample], strict: bool, say: bool = True) -> tuple[Pictures, list[Sample]]:
-    """Pictures, and those of the samples that can be read; what cannot be is named and left out."""
+def opened_samples(samples: Sequence[Sample], strict: bool) -> tuple[Pictures, list[Sample], list[str]]:
+    """Pictures, those of the samples that can be read, and a sentence about each that cannot."""
     paths = [sample.path for sample in samples]
     pictures, good, errors = opened(paths, strict)
-    if say:
-        report_skipped(errors)
     if not good:
         raise ImageError("none of these pictures can be read: give PNG, JPEG, WebP, GIF, BMP or TIFF files.")
-    return pictures, [samples[index] for index in good]
+    return pictures, [samples[index] for index in good], errors
 
 
 def encoded(
@@ -290,15 +298,16 @@ def wording_of(settings: Settings) -> Wording:
     )
 
 
-def _report_cut(samples: Sequence[Sample], reader: Reader) -> None:
+def about_cut(samples: Sequence[Sample], reader: Reader) -> list[str]:
     cut = [text for text in dict.fromkeys(sample.caption for sample in samples) if text and reader.is_cut(text)]
-    if cut:
-        room = reader.count * (reader.tokenizers[0].max_length - 2)
-        print(
-            f"eyesel: note: {len(cut)} captions are longer than {room} tokens, and are cut (chunks reads more): "
-            f"{cut[0][:60]}...",
-            file=sys.stderr,
-        )
+    room = reader.count * (reader.tokenizers[0].max_length - 2)
+    words = f"captions longer than {room} tokens, which are cut (chunks reads more): {len(cut)}"
+    return [f"{words} ({cut[0][:60]}...)"] if cut else []
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        print(f"eyesel: note: {note}", file=sys.stderr)
 
 
 @torch.no_grad()
