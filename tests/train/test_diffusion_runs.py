@@ -238,6 +238,18 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(folders, data, tmp_path, set
     assert losses[0] == losses[1]
 
 
+def test_computing_activations_again_changes_no_weight(folders, data, tmp_path):
+    settings = {"method": "lora", "train_text_encoder": True}
+    one = run_to(data, tmp_path / "one", folders["sd1"], 2, **settings)
+    other = run_to(data, tmp_path / "two", folders["sd1"], 2, activation_checkpointing=True, **settings)
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+def test_half_precision_trains(folders, data, tmp_path):
+    weights = run_to(data, tmp_path / "one", folders["sdxl"], 2, method="lora", train_text_encoder=True, bf16=True)
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights.values())
+
+
 def test_kept_latents_change_no_weight(folders, data, tmp_path):
     one = run_to(data, tmp_path / "one", folders["sd1"], 2)
     for name in ("two", "three"):

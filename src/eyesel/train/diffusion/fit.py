@@ -44,6 +44,7 @@ _USUAL: dict[str, Any] = {
     "report_to": "none",
     "dataloader_pin_memory": False,
 }
+_NOTHING = {"eval_strategy": "no", "load_best_model_at_end": False, "label_smoothing_factor": 0.0}
 # Learning rate and steps, as the READMEs of diffusers' scripts advise.
 _BY_METHOD = {
     "full": (1e-5, 2000),
@@ -111,10 +112,12 @@ def train_diffusion(
 ) -> dict[str, Any]:
     """The same from ready arguments; gives the metrics, in every process of a run."""
     first, seed = args.process_index == 0, args.seed if args.data_seed is None else args.data_seed
-    if args.eval_strategy != "no":
-        raise SettingError(
-            "eval_strategy does nothing here, where there is no validation loss: paint with validation_prompt instead."
-        )
+    for name, usual in _NOTHING.items():
+        if getattr(args, name) != usual:
+            raise SettingError(
+                f"{name} does nothing here, where a validation loss would say little: leave it out, and look at what "
+                "validation_prompt paints."
+            )
     painter = load_base(base, settings, device=str(args.device), precision="float32")
     schedule = noise_schedule(painter)
     buckets = buckets_for(painter, settings)

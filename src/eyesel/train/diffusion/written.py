@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,8 @@ class Outcome:
             licence = read_card(self.path).licence
         except CheckpointError:  # a card that cannot be read says nothing
             licence = None
-        usual, own = Settings(method=settings.method) if settings.method in ("lora", "full", "inpaint") else None, {}
-        own = {
-            field: value
-            for field, value in vars(settings).items()
-            if value not in (None, False, ()) and (usual is None or value != getattr(usual, field))
-        }
+        own = {each.name: getattr(settings, each.name) for each in fields(settings)}
+        own = {each.name: own[each.name] for each in fields(settings) if own[each.name] != each.default}
         length = "max_steps" if self.args.max_steps > 0 else "num_train_epochs"
         shown = {each: getattr(self.args, each) for each in (length, *_SHOWN)}
         prompts = "".join(f"\n- {prompt}" for prompt in settings.validation_prompt)
@@ -180,4 +176,5 @@ def _held(model: nn.Module, config: Any, stored: StoredModel[Any]) -> StoredMode
 
 
 def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
+    """As a table shows it."""
+    return ", ".join(value) if isinstance(value, tuple) else getattr(value, "value", value)
