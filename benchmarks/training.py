@@ -107,8 +107,8 @@ def run(scratch: Path, repeats: int) -> list[Row]:
     data = photographs(scratch / "photographs")
     rows = []
     for title, base, steps in (
-        ("training the tiny classifier, batch 8", resolve("tiny", kind="classifier"), 40),
-        ("training ViT-B/16, batch 8", vit.folder(scratch), 4),
+        ("training the tiny classifier, batch 8", resolve("tiny", kind="classifier"), 16),
+        ("training ViT-B/16, batch 8", vit.folder(scratch), 3),
     ):
         measured = compared(
             {

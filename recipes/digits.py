@@ -1,9 +1,16 @@
 """scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, UCI) as a folder of pictures to fine-tune a classifier on.
 
-1,797 grey pictures of 8x8 pixels and ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of each class:
+1,797 grey pictures of 8x8 pixels, enlarged, of ten classes lie in train/, validation/ and test/, 70, 10 and 20 % of
+each class:
 
     python recipes/digits.py --output .runs/digits
-    eyesel train classifier .runs/digits --output .runs/digits-classifier --no-flip --crop 0.7 ...
+    eyesel train classifier .runs/digits --output .runs/digits-classifier --no-flip --crop 0.7 --rand-augment 1 \\
+        --rand-magnitude 8 --average 0.995 --learning-rate 1e-3 --num-train-epochs 36 --warmup-steps 40 \\
+        --lr-scheduler-type cosine --per-device-train-batch-size 32 --logging-steps 40
+
+98.05 % of the test pictures are right after five minutes on one core; a support vector machine on the pixels reaches
+98.3 %. A linear probe (`--tune head --crop 1 --learning-rate 3e-2 --num-train-epochs 20`, one minute) stays at 78 %:
+all that the base has seen are emoji.
 """
 
 import argparse
@@ -14,6 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 SHARES = {"test": 0.2, "validation": 0.1}
+SIDE = 32  # pixels, four for each of the original: so that crops can move by less than one of those
 
 
 def write_digits(folder: Path, seed: int = 0) -> None:
@@ -32,7 +40,8 @@ def write_digits(folder: Path, seed: int = 0) -> None:
             place.mkdir(parents=True, exist_ok=True)
             for number in chosen:
                 grey = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
-                Image.fromarray(grey).save(place / f"{number:04}.png")
+                picture = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                picture.save(place / f"{number:04}.png")
 
 
 def main() -> None:

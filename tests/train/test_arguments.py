@@ -66,6 +66,8 @@ def test_bad_words(words, said):
         ({"seed": "x"}, "seed is 'x'"),
         ({"seed": True}, "seed is True"),
         ({"lr_scheduler_type": "wavy"}, "wavy"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"fp16": True}, "fp16 needs a GPU"),
         ({"load_best_model_at_end": True, "eval_strategy": "no", "save_strategy": "epoch"}, "go together"),
     ],
 )

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import torch
 from transformers import TrainingArguments
 
 from eyesel.errors import SettingError
@@ -27,7 +28,6 @@ _SAID_OTHERWISE = {
     "disable_tqdm": "the monitor follows the terminal",
 }
 _ALWAYS: dict[str, Any] = {"remove_unused_columns": False, "logging_nan_inf_filter": False, "disable_tqdm": True}
-_USUAL: dict[str, Any] = {"ddp_find_unused_parameters": False}  # a task uses all that it trains
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _POSITIVE = ("num_train_epochs", "learning_rate", "logging_steps", "eval_steps", "save_steps")
 _NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers")
@@ -42,7 +42,8 @@ def training_arguments(
     Raises `SettingError` for a name that TrainingArguments has not, and for a value that it cannot be.
     """
     said = {check_name(name): read_value(name, value) for name, value in overrides.items()}
-    values = {**_USUAL, **defaults, **said, **_ALWAYS}
+    usual = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
+    values = {**usual, **defaults, **said, **_ALWAYS}
     for name, least, excluded in (
         *((name, 1, False) for name in _AT_LEAST_ONE),
         *((name, 0, True) for name in _POSITIVE),
@@ -51,6 +52,10 @@ def training_arguments(
         value = values.get(name)
         if value is not None and not (value > least if excluded else value >= least):
             raise SettingError(f"{name} is {value!r}; it must be {'more than' if excluded else 'at least'} {least}.")
+    if values.get("max_steps", -1) == 0:
+        raise SettingError("max_steps is 0; it must be at least 1, or -1 to go by num_train_epochs.")
+    if values.get("fp16") and values["use_cpu"]:
+        raise SettingError("fp16 needs a GPU: leave it out, or take bf16.")
     try:
         return TrainingArguments(output_dir=str(output), **values)
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:  # of its own checks
@@ -75,7 +80,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             overrides[name] = read_value(name, value)
         elif waiting and not waiting[0].startswith("--"):
             overrides[name] = read_value(name, waiting.pop(0))
-        elif bool in _members(name):
+        elif bool in _members(name) or name in _ALONE:
             overrides[name] = True
         else:
             raise SettingError(f"--{name} needs a value after it.")
@@ -96,7 +101,7 @@ def check_name(name: str) -> str:
 
 def read_value(name: str, value: Any) -> Any:
     """`value` as the type of the field; texts are read, everything else must fit already."""
-    members = _members(name)
+    members = (*_members(name), bool) if name in _ALONE else _members(name)
     if not isinstance(value, str):
         if not any(_is(value, kind) for kind in members):
             raise SettingError(f"{name} is {value!r}; it must be {_listed(members)}.")
@@ -131,6 +136,9 @@ _KINDS: dict[str, Any] = {
     if field.init
     for kind in [kinds[field.name]]
 }
+
+# What stands on the command line by itself, though its type is another.
+_ALONE = {field.name for field in fields(TrainingArguments) if field.metadata.get("const") is True}
 
 
 def _members(name: str) -> tuple[Any, ...]:

@@ -13,7 +13,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from eyesel.classifier import ImageClassifier
-from eyesel.train.adapters import without_lora
+from eyesel.models.vit import ViT
+from eyesel.train.adapters import merged
 from eyesel.train.batches import Collate, LabelledPictures
 from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
 from eyesel.train.judged import Judged, measures
@@ -109,11 +110,13 @@ def train_classifier(
     for prefix, values in results.items():
         trainer.save_metrics(prefix, values)
     trainer.save_state()
+    state = {name.removeprefix("model."): tensor for name, tensor in trainer.trained().items()}
     if first:
-        plain = without_lora(task.model) if settings.tune == "lora" else task.model
-        trained = ImageClassifier(plain.cpu().eval(), began.transform, classes, name=str(output.folder))
-        outcome = Outcome(trained, task.model, splits, judged, results, base, str(data), args, settings)
-        outcome.write(output.folder)
+        with torch.device("meta"):
+            plain = ViT(model.config)
+        plain.load_state_dict(merged(state, settings.lora) if settings.tune == "lora" else state, assign=True)
+        trained = ImageClassifier(plain.eval(), began.transform, classes, name=str(output.folder))
+        Outcome(trained, state, splits, judged, results, base, str(data), args, settings).write(output.folder)
         output.finish()
     trainer.accelerator.wait_for_everyone()
     return {name: value for values in results.values() for name, value in values.items()}

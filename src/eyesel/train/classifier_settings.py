@@ -11,9 +11,9 @@ from transformers import TrainingArguments
 
 from eyesel.errors import SettingError
 from eyesel.fields import Count, check_fields
+from eyesel.train.adapters import Lora
 from eyesel.train.arguments import training_arguments
 from eyesel.train.augment import Augmentation
-from eyesel.train.tuning import Lora
 from eyesel.weights.vit_save import check_format
 
 # huggingface.co/amunchet/rorshark-vit-base: run_image_classification.py of transformers with these.

@@ -16,9 +16,9 @@ _SHOWN = {
     "loss": "loss {:.4f}",
     "eval_loss": "validation loss {:.4f}",
     "eval_accuracy": "accuracy {:.2%}",
-    "learning_rate": "rate {:.2e}",
-    "images_per_second": "{:.1f} images/s",
-    "data_wait": "{:.1%} waiting for data",
+    "learning_rate": "rate {:.1e}",
+    "images_per_second": "{:.0f} images/s",
+    "data_wait": "{:.1%} waiting",
 }
 
 
@@ -77,25 +77,23 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class _Screen:
-    """On stderr: a bar that moves where a person looks, else a line a log."""
+    """On stderr: a bar with the last numbers where a person looks, and a line an evaluation; else a line a log."""
 
     def __init__(self, step: int, steps: int) -> None:
         self._first, self._steps, self._began = step, steps, time.monotonic()
-        self._words: dict[str, str] = {}
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (
-                TextColumn("training"),
-                BarColumn(20),
+                BarColumn(8),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[words]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[words]}", markup=False),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("training", total=steps, completed=step, words="")
+            self._bar = Progress(*columns, console=Console(stderr=True, highlight=False))
+            self._task = self._bar.add_task("", total=steps, completed=step, words="")
             self._bar.start()
 
     def advance(self, step: int) -> None:
@@ -103,14 +101,19 @@ class _Screen:
             self._bar.update(self._task, completed=step)
 
     def show(self, step: int, logs: dict[str, Any]) -> None:
-        fresh = {name: words.format(logs[name]) for name, words in _SHOWN.items() if name in logs}
-        self._words.update(fresh)
-        if self._bar is not None:
-            self._bar.update(self._task, words="  ".join(self._words.values()))
-        elif fresh:
-            done, passed = step - self._first, time.monotonic() - self._began
-            left = f"  {max((self._steps - step) * passed / done, 1):.0f} s left" if done and step < self._steps else ""
-            print(f"step {step}/{self._steps}  {'  '.join(fresh.values())}{left}", file=sys.stderr, flush=True)
+        words = "  ".join(shown.format(logs[name]) for name, shown in _SHOWN.items() if name in logs)
+        if not words:
+            return
+        if self._bar is None:
+            print(f"step {step}/{self._steps}  {words}{self._left(step)}", file=sys.stderr, flush=True)
+        elif "loss" in logs:
+            self._bar.update(self._task, words=words)
+        else:
+            self._bar.console.print(f"step {step}/{self._steps}  {words}")
+
+    def _left(self, step: int) -> str:
+        done, passed = step - self._first, time.monotonic() - self._began
+        return f"  {max((self._steps - step) * passed / done, 1):.0f} s left" if done and step < self._steps else ""
 
     def close(self) -> None:
         if self._bar is not None:

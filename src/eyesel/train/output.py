@@ -19,7 +19,7 @@ METRICS = "metrics.jsonl"
 
 # What may differ between a run and its continuation, because no weight depends on it.
 _FREE = (
-    *("output_dir", "resume_from_checkpoint", "local_rank", "ddp_timeout", "skip_memory_metrics", "eval_on_start"),
+    *("output_dir", "resume_from_checkpoint", "local_rank", "ddp_timeout", "skip_memory_metrics", "use_cpu"),
     *("log_", "logging_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "save_", "hub_", "push_to"),
     *("dataloader_num_workers", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
 )

@@ -47,6 +47,8 @@ class Trainer(transformers.Trainer):
         **others: Any,
     ) -> None:
         """`others` are further arguments of transformers' Trainer, such as `compute_metrics`."""
+        if average is not None and args.fsdp:
+            raise SettingError("an average of the weights (EMA) cannot be kept of sharded ones: leave average or fsdp.")
         self.task, self.output, self.speed = task, output, Speed()
         self._samples = train_dataset
         self._staging: Path | None = None
@@ -78,6 +80,11 @@ class Trainer(transformers.Trainer):
         if self.average is not None and best is None:
             self.average.copy_to(self.task)
         return result
+
+    def trained(self) -> dict[str, Tensor]:
+        """All weights of the task, whole and on the CPU, however they were spread; to be called by every process."""
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        return {name: tensor.detach().cpu() for name, tensor in state.items()}
 
     # Data.
 

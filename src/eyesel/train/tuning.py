@@ -1,7 +1,7 @@
 """A base for new classes: its head, and which of its weights are trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,25 +11,10 @@ from torch.nn import functional as F
 from eyesel.classifier import ImageClassifier
 from eyesel.errors import SettingError
 from eyesel.models.vit import ViT
-from eyesel.train.adapters import add_lora
+from eyesel.train.adapters import Lora, add_lora
 from eyesel.train.task import Task
 
 _STD = 0.02  # of a new head's weights, as transformers' initializer_range
-
-
-@dataclass(frozen=True)
-class Lora:
-    rank: int = 16
-    alpha: float = 16.0
-    dropout: float = 0.1
-    targets: tuple[str, ...] = ("to_q", "to_v")
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.alpha > 0:
-            raise SettingError(
-                f"LoRA has rank {self.rank}, alpha {self.alpha:g} and dropout {self.dropout:g}; rank is 1 or more, "
-                "alpha more than 0, and dropout from 0 to below 1."
-            )
 
 
 class ClassifierTask(Task):
@@ -105,7 +90,7 @@ def set_trainable(model: ViT, tune: str, lora: Lora) -> None:
         return
     model.requires_grad_(False)
     if tune == "lora":
-        add_lora(model, lora.targets, lora.rank, lora.alpha, lora.dropout)
+        add_lora(model, lora)
     elif tune != "head":
         count = int(tune.removeprefix("last-"))
         if not 1 <= count <= model.config.depth:

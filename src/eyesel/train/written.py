@@ -7,10 +7,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult
+from torch import Tensor
 from transformers import TrainingArguments
 
 from eyesel.classifier import ImageClassifier
-from eyesel.models.vit import ViT
 from eyesel.train.adapters import save_adapter
 from eyesel.train.card import table, write_card
 from eyesel.train.classifier_settings import ClassifierSettings
@@ -31,12 +31,12 @@ _SHOWN = (
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """`model` is what was trained, with its LoRA where there is one, and `trained` what came of it; `judged` is by
+    """`state` are the weights that were trained, LoRA among them, and `trained` what came of it; `judged` is by
     split, `results` by the prefix of Trainer.
     """
 
     trained: ImageClassifier
-    model: ViT
+    state: Mapping[str, Tensor]
     splits: Splits
     judged: Mapping[str, Judged]
     results: Mapping[str, Mapping[str, float]]
@@ -53,7 +53,7 @@ class Outcome:
             path.replace(folder / path.name)
         whole.rmdir()
         if self.settings.tune == "lora" and self.settings.format == "transformers":
-            save_adapter(self.model, folder / "adapter", self.base)
+            save_adapter(folder / "adapter", self.state, self.trained.model.config, self.settings.lora, self.base)
         labels, judged = self.trained.labels, self.judged[self._last]
         split = self.splits.validation if self.splits.test is None else self.splits.test
         plot_curves(folder / "curves.png", read_metrics(folder / METRICS), {"eval_accuracy": "validation accuracy"})
