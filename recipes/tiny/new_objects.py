@@ -79,13 +79,13 @@ def data(runs: Path) -> None:
 
 def judge(runs: Path) -> None:
     fit_classifier(
-        runs / "data/judge", runs / "judge", num_train_epochs=5, learning_rate=5e-4, crop=0.7, flip=False,
+        runs / "data/judge", runs / "judge", num_train_epochs=12, learning_rate=5e-4, crop=0.7, flip=False,
         per_device_train_batch_size=32,
     )  # fmt: skip
 
 
 def lora(runs: Path) -> None:
-    fit_diffusion(runs / "data/painter", runs / "lora", method="lora", caption_dropout=0.1, max_steps=500, **ADAPTED)
+    fit_diffusion(runs / "data/painter", runs / "lora", method="lora", caption_dropout=0.1, max_steps=900, **ADAPTED)
 
 
 def dreambooth(runs: Path) -> None:
