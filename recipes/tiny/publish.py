@@ -1,4 +1,4 @@
-"""Write the last checkpoints of the three runs into the package, in the public formats; and a few example pictures.
+"""Write what the runs left into the package, in the public formats; and a few example pictures.
 
 The painter's UNet and autoencoder are stored in float16. What transformers loads, the classifier and the text encoder,
 stays in float32, because transformers computes in whatever is stored: a float16 text encoder would not fit diffusers'
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import tokenizer
 import world
-from diffusers import AutoencoderKL
+from diffusers import StableDiffusionPipeline
 from PIL.PngImagePlugin import PngInfo
-from train_classifier import ClassifierLearner, processor
-from train_painter import PainterLearner
-from training import restore
+from train_classifier import processor
+from transformers import ViTForImageClassification
 
 ASSETS = Path(__file__).parents[2] / "src/eyesel/assets/tiny"
 GENERATION = {"guidance_scale": 3.0, "num_inference_steps": 25}  # what evaluate.py found best
@@ -25,17 +24,12 @@ EXAMPLES = ("fox", "owl", "rocket")
 
 
 def publish_classifier(run: Path, folder: Path) -> None:
-    learner = ClassifierLearner()
-    restore(learner, run)
-    learner.classifier.eval().save_pretrained(folder)
+    ViTForImageClassification.from_pretrained(run).save_pretrained(folder)
     processor().save_pretrained(folder)
 
 
-def publish_painter(run: Path, autoencoder: Path, folder: Path) -> None:
-    words = tokenizer.load(run / "tokenizer")
-    learner = PainterLearner(words)
-    restore(learner, run)
-    pipeline = learner.pipeline(words, AutoencoderKL.from_pretrained(autoencoder))
+def publish_painter(run: Path, folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(run)
     pipeline.unet.half()
     pipeline.vae.half()
     pipeline.save_pretrained(folder)
@@ -61,13 +55,12 @@ def publish_examples(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--classifier", type=Path, default=Path(".runs/classifier"))
-    parser.add_argument("--autoencoder", type=Path, default=Path(".runs/autoencoder/final"))
     parser.add_argument("--painter", type=Path, default=Path(".runs/painter"))
     parser.add_argument("--output", type=Path, default=ASSETS)
     options = parser.parse_args()
     publish_examples(options.output / "examples")
     publish_classifier(options.classifier, options.output / "classifier")
-    publish_painter(options.painter, options.autoencoder, options.output / "painter")
+    publish_painter(options.painter, options.output / "painter")
     for path in sorted(options.output.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:>10,}  {path.relative_to(options.output)}")

@@ -8,8 +8,8 @@ convolutions, so the public format needs nothing but `scaling_factor` 1.
 import torch
 import world
 from diffusers import AutoencoderKL
+from minutes import Learner, Rows, arguments, train
 from torch import Tensor
-from training import Learner, Rows, arguments, train
 
 
 def build() -> AutoencoderKL:

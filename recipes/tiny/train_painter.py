@@ -1,24 +1,23 @@
 """Train the tiny painter: a UNet on 8x8 latents and, together with it, a small CLIP text encoder.
 
+What `eyesel train diffusion --method full` does to networks without any training, around the trained autoencoder.
+
 The betas are linear from 1e-4 to 0.02 rather than Stable Diffusion's scaled ones: sigma ends at 157, so that with
 trailing spacing every solver starts from what is noise for all purposes, without the special cases of a terminal signal
 of zero.
 """
 
-import copy
+import random
 from pathlib import Path
 
 import tokenizer
 import torch
 import world
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor, nn
-from torch.nn import functional as F
-from train_autoencoder import pixels
-from training import Learner, Rows, arguments, train
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-AVERAGE = 0.999  # decay of the moving average of the weights
+from eyesel.train import fit_diffusion
+from training import arguments, write_pictures
 
 
 def scheduler() -> DDIMScheduler:
@@ -70,76 +69,62 @@ def build_text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def wordings(triple: world.Triple) -> dict[str, float]:
-    """What a picture of the triple may be called, and how often: all of it, a part, or nothing (for guidance)."""
+def wording(triple: world.Triple, rng: random.Random) -> str:
+    """What a picture of the triple is called: mostly all of it, now and then a part. Dropout is the trainer's."""
     size, thing, colour = triple
     parts = [f"a {thing}", f"a {size} {thing}", f"a {thing} on a {colour} background"]
-    return {triple.caption: 0.78, **dict.fromkeys(parts, 0.04), "": 0.1}
+    return rng.choices([triple.caption, *parts], [0.87, 0.04, 0.04, 0.05])[0]
 
 
-class PainterLearner(Learner):
-    def __init__(self, words: CLIPTokenizer) -> None:
-        super().__init__()
-        self.nets = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(words)})
-        self.average = copy.deepcopy(self.nets).requires_grad_(False)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("alphas", scheduler().alphas_cumprod, persistent=False)
-        self.register_buffer("odds", torch.tensor([*wordings(world.Triple("", "", "")).values()]), persistent=False)
-
-    def forward(self, latents: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """latents (n, 12, 8, 8); tokens (n, wordings, context)."""
-        n = len(latents)
-        chosen = torch.multinomial(self.odds, n, replacement=True)
-        text = self.nets["text_encoder"](tokens[range(n), chosen]).last_hidden_state  # (n, context, 128)
-        # Half of the times even, half around the middle, where it is decided what is in the picture.
-        part = torch.where(torch.rand(n) < 0.5, torch.rand(n), torch.sigmoid(torch.randn(n) - 0.3))
-        times = (part * len(self.alphas)).long()
-        signal = self.alphas[times].view(n, 1, 1, 1)
-        noise = torch.randn_like(latents)
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-        return {"loss": F.mse_loss(self.nets["unet"](noisy, times, text).sample, velocity)}
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        self.steps += 1
-        steps = self.steps.item()
-        weight = 1 - min(AVERAGE, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_([*self.average.parameters()], [*self.nets.parameters()], weight)
-
-    def pipeline(self, words: CLIPTokenizer, autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
-        """The averaged weights as what diffusers knows as a Stable Diffusion."""
-        return StableDiffusionPipeline(
-            vae=autoencoder,
-            tokenizer=words,
-            **self.average.eval(),
-            scheduler=scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-
-
-@torch.no_grad()
-def encode(autoencoder: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """(n, 32, 32, 3) uint8 -> (n, 12, 8, 8)"""
-    return torch.cat([autoencoder.encode(pixels(batch)).latent_dist.mean for batch in pictures.split(256)])
+def prepare(folder: Path, autoencoder: Path, each: int, seed: int) -> None:
+    """`untrained`, a whole Stable Diffusion, and `data` with captions."""
+    torch.manual_seed(seed)
+    words = tokenizer.load(folder / "words")
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(autoencoder),
+        tokenizer=words,
+        unet=build_unet(),
+        text_encoder=build_text_encoder(words),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "untrained")
+    tokenizer.save(folder / "untrained/tokenizer")
+    rng = random.Random(f"wordings {seed}")
+    write_pictures(folder / "data", world.split()[0], each, seed, lambda triple: wording(triple, rng))
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=75, rate=1e-3, threads=2)
+    parser = arguments(__doc__, steps=5300, rate=1e-3, threads=2)
     parser.add_argument("--autoencoder", type=Path, default=Path(".runs/autoencoder/final"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    triples = world.split()[0]
-    pictures = torch.from_numpy(world.draw(triples, options.each, options.seed)).flatten(0, 1)
-    latents = encode(AutoencoderKL.from_pretrained(options.autoencoder), pictures)
-    words = tokenizer.load(options.output / "tokenizer")
-    settings = {"padding": "max_length", "max_length": tokenizer.CONTEXT, "return_tensors": "pt"}
-    tokens = torch.stack([words([*wordings(triple)], **settings).input_ids for triple in triples])
-    rows = Rows(latents=latents, tokens=tokens.repeat_interleave(options.each, dim=0))
-    train(PainterLearner(words), rows, options, collate=None, decay=0.4)
+    work = options.output.with_name(f"{options.output.name}-data")
+    if not options.resume:
+        prepare(work, options.autoencoder, options.each, options.seed)
+    fit_diffusion(
+        work / "data",
+        options.output,
+        work / "untrained",
+        resume=options.resume,
+        method="full",
+        train_text_encoder=True,
+        caption_dropout=0.1,
+        ema=0.999,
+        max_steps=options.steps,
+        learning_rate=options.rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": round(0.4 * options.steps)},
+        warmup_steps=100,
+        adam_beta2=0.98,
+        per_device_train_batch_size=64,
+        save_steps=300,
+        logging_steps=50,
+        validation_prompt=["a large fox on a blue background", "a small rocket on a red background"],
+        seed=options.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -75,7 +75,6 @@ ALLOWED = {
         "web",
         "__init__",
     },
-    "train": {*MODELS, "__init__", "fields", "classifier", "contact", "images"},
     "web": {
         "classifier",
         "compare",
@@ -88,6 +87,18 @@ ALLOWED = {
         "serve",
         "settings",
         "weights",
+    },
+    "train": {
+        *MODELS,
+        "__init__",
+        "classifier",
+        "contact",
+        "diffusion",
+        "fields",
+        "images",
+        "stable_diffusion",
+        "stylize",
+        "text",
     },
     "cli": {
         "attention",

@@ -12,9 +12,10 @@ from eyesel.errors import SettingError
 
 if TYPE_CHECKING:
     from eyesel.train.classifier import fit_classifier as fit_classifier
+    from eyesel.train.diffusion.fit import fit_diffusion as fit_diffusion
 
 # Loaded on first use: they wait for transformers.
-_HOME = {"fit_classifier": "classifier"}
+_HOME = {"fit_classifier": "classifier", "fit_diffusion": "diffusion.fit"}
 
 
 def check_installed() -> None:

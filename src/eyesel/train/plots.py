@@ -23,7 +23,8 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], measures: Mapp
         _curve(axes[0], history, name, label, colour)
     axes[0].margins(y=0.1)
     axes[0].set(title="loss", xlabel="step", ylim=(0, None))
-    axes[0].legend(frameon=False)
+    if axes[0].lines:
+        axes[0].legend(frameon=False)
     for axis, (name, title) in zip(axes[1:], measures.items(), strict=True):
         _curve(axis, history, name, title, _ORANGE)
         axis.set(title=title, xlabel="step")

@@ -2,7 +2,7 @@
 
 import typer
 
-from eyesel.cli.train import classifier
+from eyesel.cli.train import classifier, diffusion
 
 app = typer.Typer(
     help="Fine-tune on your own pictures.",
@@ -12,6 +12,7 @@ app = typer.Typer(
 # What is no option of the command is a field of transformers' TrainingArguments.
 _REST = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(context_settings=_REST)(classifier.classifier)
+app.command(context_settings=_REST)(diffusion.diffusion)
 
 
 @app.callback()

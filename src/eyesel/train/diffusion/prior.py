@@ -1,0 +1,36 @@
+"""Pictures of the class, which dreambooth keeps the base from forgetting (Ruiz et al. 2023): painted where missing."""
+
+import sys
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+from eyesel.errors import OutputError
+from eyesel.images import find_images
+from eyesel.stable_diffusion import StableDiffusion
+from eyesel.train.diffusion.captions import Sample
+
+
+def class_samples(painter: StableDiffusion, folder: Path, prompt: str, count: int, side: int) -> list[Sample]:
+    """`count` pictures of `folder`; those that are missing are painted by the base, number i from seed i."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = find_images(folder) if any(folder.iterdir()) else []
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made ({error.strerror}): choose another.") from None
+    missing = [i for i in range(count) if not (folder / _name(i)).is_file()][: max(count - len(there), 0)]
+    if missing:
+        print(f"eyesel: note: the base paints {len(missing)} pictures of {prompt!r} into {folder}", file=sys.stderr)
+    for i in missing:
+        painter.generate(prompt, seed=i, size=(side, side)).save(folder / _name(i))
+    return [Sample(path, prompt, prior=True) for path in find_images(folder)[:count]]
+
+
+def _name(number: int) -> str:
+    return f"class-{number:05d}.png"
+
+
+def balanced(instances: Sequence[Sample], prior: Sequence[Sample]) -> list[Sample]:
+    """As many of the one as of the other: the fewer are repeated, as in kohya's sd-scripts."""
+    count = max(len(instances), len(prior))
+    return [*islice(cycle(instances), count), *islice(cycle(prior), count)]

@@ -1,0 +1,48 @@
+"""Settings that are wrong, or that would do nothing: one sentence that says which."""
+
+import pytest
+
+from eyesel.errors import SettingError
+from eyesel.train.diffusion.fit import diffusion_arguments
+from eyesel.train.diffusion.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "hypernetwork"}, "method is 'hypernetwork'; choose one of full, lora"),
+        ({"targets": "everything"}, "targets is 'everything'"),
+        ({"rank": 0}, "rank is 0; it must be a whole number from 1 on"),
+        ({"caption_dropout": 2}, "caption_dropout is 2"),
+        ({"snr_gamma": 0}, "snr_gamma is 0"),
+        ({"ema": 1.5}, "ema is 1.5"),
+        ({"method": "full", "rank": 8}, "rank does nothing with the method full: it is for lora"),
+        ({"method": "dreambooth", "instance_prompt": "x", "rank": 8}, "rank does nothing .* dreambooth with lora"),
+        ({"method": "textual-inversion", "train_text_encoder": True}, "train_text_encoder does nothing"),
+        ({"placeholder": "<x>"}, "placeholder does nothing with the method lora: it is for textual-inversion"),
+        ({"class_prompt": "a dog"}, "class_prompt does nothing with the method lora: it is for dreambooth"),
+        ({"method": "dreambooth"}, "dreambooth needs instance_prompt"),
+        ({"method": "dreambooth", "instance_prompt": "x", "class_data": "y"}, "class_data needs class_prompt"),
+        ({"method": "textual-inversion", "initializer": "toy"}, "needs placeholder"),
+        ({"method": "textual-inversion", "placeholder": "<x>"}, "needs initializer"),
+        ({"keep_tokens": 2}, "keep_tokens .* needs shuffle_tags"),
+        ({"validation_steps": 5}, "validation_steps needs validation_prompt"),
+    ],
+)
+def test_refused(settings, words):
+    with pytest.raises(SettingError, match=words):
+        Settings(**settings)
+
+
+def test_each_method_has_its_own_rate_and_length(tmp_path):
+    usual = {
+        method: diffusion_arguments(tmp_path, Settings(method=method), {}) for method in ("full", "lora", "inpaint")
+    }
+    assert {method: args.learning_rate for method, args in usual.items()} == {
+        "full": 1e-5,
+        "lora": 1e-4,
+        "inpaint": 5e-6,
+    }
+    assert usual["lora"].max_steps == 1000
+    said = diffusion_arguments(tmp_path, Settings(), {"num_train_epochs": 3, "learning_rate": "2e-3"})
+    assert (said.max_steps, said.num_train_epochs, said.learning_rate) == (-1, 3, 2e-3)
