@@ -338,6 +338,7 @@ class StableDiffusion(Easel):
             self.zero_negative,
             fingerprint([painter.unet, self.autoencoder, *painter.text_encoders]),
             self.device,
+            self.image_prompts,
         )
         kept = inversions if isinstance(inversions, Inversions) else Inversions(inversions)
         guidance = self.recommended.guidance_scale if chosen.guidance is None else chosen.guidance
@@ -360,7 +361,9 @@ class StableDiffusion(Easel):
         settings, canvas = transfer.settings, transfer.canvas
         image = canvas.whole
         if settings.dial:
-            image = canvas.pasted(transfer.recolored(self.decode(transfer.matched(latents[:1]))[0]))
+            made = self.decode(transfer.matched(latents[:1]))[0]
+            made = transfer.detailed(made, lambda: self.decode(self.encode([canvas.view]))[0])
+            image = canvas.pasted(transfer.recolored(made))
         record = {
             **said,
             "style_strength": settings.dial,
@@ -368,7 +371,7 @@ class StableDiffusion(Easel):
             "style_temperature": settings.own_temperature,
             "style_layers": tuple(transfer.layers),
             "style_color": settings.colors,
-            "style_match": settings.match,
+            "style_match": settings.own_match,
             "faithful": settings.faithful,
             "steps": settings.steps,
             "guidance": transfer.guidance,
@@ -376,6 +379,7 @@ class StableDiffusion(Easel):
             "width": image.width,
             "height": image.height,
             "model": self.name,
+            **self.remarks,
         }
         return [Picture(image, 0, record)]
 
