@@ -21,7 +21,16 @@ from eyesel.nn.stage import Stage
 from eyesel.picture import Painting, Picture
 from eyesel.run import Run, check_task
 from eyesel.settings import Settings
-from eyesel.stylize import Inversions, Parts, StyleSettings, Transfer, decoder_layers, described, pictures_of
+from eyesel.stylize import (
+    Inversions,
+    Parts,
+    StyleSettings,
+    Transfer,
+    decoder_layers,
+    described,
+    detailed,
+    pictures_of,
+)
 from eyesel.stylize.inversions import fingerprint
 from eyesel.taps.align import AlignStyle
 from eyesel.text.prompt import loras as tags
@@ -362,7 +371,9 @@ class StableDiffusion(Easel):
         image = canvas.whole
         if settings.dial:
             made = self.decode(transfer.matched(latents[:1]))[0]
-            made = transfer.detailed(made, lambda: self.decode(self.encode([canvas.view]))[0])
+            if settings.share < 1:
+                back = self.decode(self.encode([canvas.view]))[0]
+                made = detailed(made, canvas.view, back, 1 - settings.share)
             image = canvas.pasted(transfer.recolored(made))
         record = {
             **said,

@@ -164,9 +164,7 @@ class Transfer:
         white = torch.from_numpy(np.asarray(mask) > 0).float()[None, None]
         return F.adaptive_max_pool2d(white, latents.shape[2:]).to(self.parts.device)
 
-    def _injected(
-        self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[Told]
-    ) -> list[Network]:
+    def _injected(self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[Told]) -> list[Network]:
         """For each step the network of the result alone; the references go through it in the same batch, or did."""
         settings, share = self.settings, self.settings.share
         names = sites(self.parts.config, self.layers)
@@ -225,17 +223,6 @@ class Transfer:
             return latents
         return torch.lerp(latents, adain(latents, self.parts.encode(self.pictures[1:]), self.weights), share)
 
-    def detailed(self, result: Image.Image, decoded: Callable[[], Image.Image]) -> Image.Image:
-        """With what the autoencoder loses of the content, `decoded`, in the content's share.
-
-        So the dial begins at the content itself, and not at the little less that comes back from its latents.
-        """
-        share = 1 - self.settings.share
-        if not share:
-            return result
-        content, back, pixels = (np.asarray(i, np.float32) for i in (self.canvas.view, decoded(), result))
-        return Image.fromarray((pixels + share * (content - back)).round().clip(0, 255).astype(np.uint8))
-
     def recolored(self, result: Image.Image) -> Image.Image:
         """The light of the result in the colours of the content, as far as the style's are not wanted."""
         return recolored(result, self.canvas.view, self.settings.colors)
@@ -248,6 +235,15 @@ def _unseen(rows: Rows) -> Rows:
 
 def _repeated(rows: Rows, count: int) -> dict[str, Tensor]:
     return {name: value.expand(count, *value.shape[1:]) for name, value in rows.items()}
+
+
+def detailed(result: Image.Image, content: Image.Image, decoded: Image.Image, share: float) -> Image.Image:
+    """`result` with this share of what the autoencoder loses of the content, which comes back as `decoded`.
+
+    With the content's share of a result it begins at the content itself, and not at the less that its latents give.
+    """
+    pixels, whole, back = (np.asarray(picture, np.float32) for picture in (result, content, decoded))
+    return Image.fromarray((pixels + share * (whole - back)).round().clip(0, 255).astype(np.uint8))
 
 
 def recolored(result: Image.Image, content: Image.Image, share: float) -> Image.Image:
