@@ -2,15 +2,17 @@
 
     python -m benchmarks.style --pictures docs      # the table, docs/style-pareto.png and docs/style.png
 
-Every method has a dial, and is run at several of its settings over all pairs of 20 contents and 10 styles
-(style_pictures.py) with the bundled painter. One method dominates a setting of another where it keeps more of the
-content and takes more of the style, on the straight lines between the settings of its own that were measured.
+Besides the two baselines stand style injection with StyleID's own statistics (`match` 0), and AdaIN that is given the
+detail which the autoencoder loses, as injection is. Every method has a dial, and is run at several of its settings over
+all pairs of 20 contents and 10 styles (style_pictures.py) with the bundled painter. One method dominates a setting of
+another where it keeps more of the content and takes more of the style, on the straight lines between the settings of
+its own that were measured.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,13 +24,14 @@ from benchmarks.style_plot import pareto
 from eyesel import ImageClassifier, StableDiffusion
 from eyesel.cli.sheets import sheet
 from eyesel.images import save_image
-from eyesel.stylize import Inversions, StyleSettings
+from eyesel.stylize import Inversions, detailed
 from eyesel.taps.style import adain
 
 STEPS, LOOKS = 15, 3
-STRENGTHS = (0.08, 0.15, 0.3, 0.5, 0.8)
+STRENGTHS = (0.08, 0.15, 0.3, 0.4, 0.5, 0.8)
 NOTHING = "the content itself"
-INJECTION, MATCHED, IMAGE, ADAIN = "style injection", "style injection, match 1", "image to image", "AdaIN on latents"
+INJECTION, STYLEID, IMAGE = "style injection", "style injection, match 0", "image to image"
+ADAIN, ADAIN_DETAILED = "AdaIN on latents", "AdaIN on latents, with detail"
 Method = Callable[[str, str, float], Image.Image]  # of the names of content and style, and the setting
 Subjects = dict[str, Image.Image]
 Looks = dict[str, tuple[Image.Image, str]]
@@ -39,26 +42,17 @@ def methods(easel: StableDiffusion, subjects: Subjects, looks: Looks) -> dict[st
     """Each with the settings of its dial."""
     inversions = Inversions()
 
-    @cache  # one run serves both variants, which differ in what becomes of its latents
-    def restyled(content: str, style: str, strength: float) -> torch.Tensor:
-        *_, last = easel.styling(
+    def restyled(content: str, style: str, strength: float, match: float | None) -> Image.Image:
+        return easel.stylize(
             subjects[content],
             looks[style][0],
             strength=strength,
+            match=match,
             steps=STEPS,
             looks=LOOKS,
             keep_features=True,
             inversions=inversions,
-        )
-        return last.latents
-
-    def injection(content: str, style: str, strength: float) -> Image.Image:
-        return easel.decode(restyled(content, style, strength))[0]
-
-    def matched(content: str, style: str, strength: float) -> Image.Image:
-        latents, wanted = restyled(content, style, strength), easel.encode([looks[style][0]])
-        share = StyleSettings(strength=strength).share
-        return easel.decode(torch.lerp(latents, adain(latents, wanted, [1.0]), share))[0]
+        ).image
 
     def image_to_image(content: str, style: str, strength: float) -> Image.Image:
         words = looks[style][1]
@@ -68,12 +62,17 @@ def methods(easel: StableDiffusion, subjects: Subjects, looks: Looks) -> dict[st
         latents = easel.encode([subjects[content], looks[style][0]])
         return easel.decode(torch.lerp(latents[:1], adain(latents[:1], latents[1:], [1.0]), strength))[0]
 
+    def with_detail(content: str, style: str, strength: float) -> Image.Image:
+        back = easel.decode(easel.encode([subjects[content]]))[0]
+        return detailed(on_latents(content, style, strength), subjects[content], back, 1 - strength)
+
     return {
         NOTHING: (lambda content, style, strength: subjects[content], (0.0,)),
-        INJECTION: (injection, STRENGTHS),
-        MATCHED: (matched, STRENGTHS),
+        INJECTION: (partial(restyled, match=None), STRENGTHS),
+        STYLEID: (partial(restyled, match=0.0), (0.15, 0.3, 0.5, 0.8)),
         IMAGE: (image_to_image, (0.25, 0.5, 0.75)),
         ADAIN: (on_latents, (0.25, 0.5, 0.75, 1.0)),
+        ADAIN_DETAILED: (with_detail, (0.25, 0.5, 0.75, 1.0)),
     }
 
 
@@ -135,8 +134,8 @@ def main() -> None:
     table = measure(easel, arguments.every)
     nothing = table.pop(NOTHING)[0.0]
     curves = {name: [pair(means, nothing) for means in settings.values()] for name, settings in table.items()}
-    for ours in (INJECTION, MATCHED):
-        for name in (IMAGE, ADAIN):
+    for ours in (INJECTION, STYLEID):
+        for name in (IMAGE, ADAIN, ADAIN_DETAILED):
             print(f"- {ours} dominates {dominates(curves[ours], curves[name])} of {len(curves[name])} of {name}")
     if arguments.pictures:
         labels = {name: [f"{setting:g}" for setting in settings] for name, settings in table.items()}

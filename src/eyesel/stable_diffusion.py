@@ -22,7 +22,16 @@ from eyesel.nn.stage import Stage
 from eyesel.picture import Painting, Picture
 from eyesel.run import Run, check_task
 from eyesel.settings import Settings
-from eyesel.stylize import Inversions, Parts, StyleSettings, Transfer, decoder_layers, described, pictures_of
+from eyesel.stylize import (
+    Inversions,
+    Parts,
+    StyleSettings,
+    Transfer,
+    decoder_layers,
+    described,
+    detailed,
+    pictures_of,
+)
 from eyesel.stylize.inversions import fingerprint
 from eyesel.taps.align import AlignStyle
 from eyesel.text.prompt import loras as tags
@@ -362,6 +371,7 @@ class StableDiffusion(Easel):
             self.zero_negative,
             fingerprint([painter.unet, self.autoencoder, *painter.text_encoders]),
             self.device,
+            self.image_prompts,
         )
         kept = inversions if isinstance(inversions, Inversions) else Inversions(inversions)
         guidance = self.recommended.guidance_scale if chosen.guidance is None else chosen.guidance
@@ -384,7 +394,11 @@ class StableDiffusion(Easel):
         settings, canvas = transfer.settings, transfer.canvas
         image = canvas.whole
         if settings.dial:
-            image = canvas.pasted(transfer.recolored(self.decode(transfer.matched(latents[:1]))[0]))
+            made = self.decode(transfer.matched(latents[:1]))[0]
+            if settings.share < 1:
+                back = self.decode(self.encode([canvas.view]))[0]
+                made = detailed(made, canvas.view, back, 1 - settings.share)
+            image = canvas.pasted(transfer.recolored(made))
         record = {
             **said,
             "style_strength": settings.dial,
@@ -392,7 +406,7 @@ class StableDiffusion(Easel):
             "style_temperature": settings.own_temperature,
             "style_layers": tuple(transfer.layers),
             "style_color": settings.colors,
-            "style_match": settings.match,
+            "style_match": settings.own_match,
             "faithful": settings.faithful,
             "steps": settings.steps,
             "guidance": transfer.guidance,
@@ -400,6 +414,7 @@ class StableDiffusion(Easel):
             "width": image.width,
             "height": image.height,
             "model": self.name,
+            **self.remarks,
         }
         return [Picture(image, 0, record)]
 

@@ -16,7 +16,7 @@ from eyesel.nn.attention import Site
 from eyesel.nn.stage import Stage
 from eyesel.stylize import Inversions, StyleSettings, decoder_layers
 from eyesel.stylize.layers import chosen_layers, sites
-from eyesel.stylize.run import recolored
+from eyesel.stylize.run import detailed, recolored
 from eyesel.taps.style import KeepFeatures, StyleInjection, adain
 from tiny_models import write_standard_painter
 
@@ -226,6 +226,37 @@ def test_what_the_dial_sets():
     assert [StyleSettings(strength=s).share for s in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
     assert StyleSettings(strength="balanced").own_temperature == 1.5
     assert StyleSettings(gamma=0.1, temperature=2, strength=0.9).own_gamma == 0.1
+
+
+def test_what_style_id_says_is_all_there_is_where_it_is_asked_for(easel, pictures):
+    """Its own statistics, of the first latents: with gamma, with temperature, and in the faithful run."""
+    assert StyleSettings().own_match == StyleSettings(strength="style").own_match == 1
+    for settings in ({"gamma": 0.75}, {"temperature": 1.5}, {"faithful": True}):
+        assert StyleSettings(**settings).own_match == 0
+    assert StyleSettings(gamma=0.75, match=0.5).own_match == 0.5
+    inversions = Inversions()
+
+    def made(**settings):
+        *run, last = easel.styling(*pictures[:2], steps=4, inversions=inversions, **settings)
+        return last.latents, last.pictures()[0].image
+
+    (dial, picture), (asked, plain) = made(match=0), made(gamma=0.75, temperature=1.5)
+    assert torch.equal(dial, asked) and np.array_equal(picture, plain)
+    assert np.array_equal(plain, easel.decode(asked)[0])  # nothing is done to it afterwards
+    assert not torch.equal(dial, made()[0])
+
+
+def test_the_dial_begins_at_the_content(easel, pictures):
+    """What the autoencoder loses is there, too, until the style rules alone."""
+    content = Image.effect_noise((32, 32), 90).convert("RGB")  # which no autoencoder keeps
+    back = easel.decode(easel.encode([content]))[0]
+    lost = np.abs(np.asarray(back, float) - np.asarray(content)).mean()
+    made = easel.stylize(content, pictures[1], strength=0.001, steps=20, looks=3).image
+    assert np.abs(np.asarray(made, float) - np.asarray(content)).mean() < 0.1 * lost
+    assert np.array_equal(detailed(back, content, back, 1.0), content)
+    assert np.array_equal(detailed(back, content, back, 0.0), back)
+    half = np.asarray(detailed(back, content, back, 0.5), float)
+    assert np.abs(half - (np.asarray(back, float) + np.asarray(content)) / 2).max() <= 0.5
 
 
 # --- what can be given

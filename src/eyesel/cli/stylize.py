@@ -17,7 +17,7 @@ from eyesel.cli.options import (
     print_json,
     progress,
 )
-from eyesel.errors import OutputError, SettingError
+from eyesel.errors import EyeselError, OutputError, SettingError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,8 +90,12 @@ def stylize(
         ),
     ] = "style",
     match: Annotated[
-        float, typer.Option(help="How far the result's statistics are brought to the style's at the end, 0 to 1.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Which latents take the style's statistics: 0 the first, as StyleID; 1 the finished; default 1, and 0 "
+            "with --gamma, --temperature or --faithful."
+        ),
+    ] = None,
     content_mask: Annotated[
         str | None,
         typer.Option(help="Restyle only where this picture is white; elsewhere all stays as it is.", metavar="FILE"),
@@ -100,6 +104,7 @@ def stylize(
     guidance: Annotated[
         float | None, typer.Option(help="How closely to follow the prompt; default the checkpoint's own, else 7.5.")
     ] = None,
+    loras: p.Loras = None,
     longest: Annotated[
         int | None, typer.Option(help="Bring the content to this many pixels on its longer side.")
     ] = None,
@@ -157,6 +162,8 @@ def stylize(
     if slider is not None:
         check_writable(slider, [".html", ".htm"])
     _check_distinct([*outputs, *shared.values()])
+    masks = [] if content_mask is None else [Path(content_mask).expanduser()]
+    _check_no_input([*outputs, *shared.values()], [*contents, *masks, *(one for each in batch for one in each)])
     pictures = {path: open_image(path) for path in dict.fromkeys([*contents, *(one for each in batch for one in each)])}
     for path in contents:  # all that may be wrong with pictures, before the first is restyled
         for each in batch:
@@ -164,20 +171,31 @@ def stylize(
         check_enlargement(canvas.whole.size, enlarge)
 
     loading = {name: context.params[name] for name in p.LOADING}
-    easel, inversions = StableDiffusion.load(model, **loading), Inversions(cache)
+    inversions, easel = Inversions(cache), StableDiffusion.load(model, **loading)
+    if loras:
+        easel = easel.with_loras([p.named_lora(text, easel.library) for text in loras])
     common = {**settings, "weights": weights, "mask": content_mask, "prompt": prompt}
     pairs = [(path, each) for path in contents for each in batch]
     done: list[tuple[Path, Picture]] = []
     others = [s for s in STRIP if s != chosen.dial] if strip else []
-    with progress("restyling", len(pairs) + len(others)) as advance:
-        for path, (one, each) in zip(outputs, pairs, strict=True):
-            picture = _restyled(easel, one, each, {**common, "inversions": inversions}, advance)
-            picture.save(path, enlarge)
-            done.append((path, picture))
-        row = {chosen.dial: done[0][1].image}
-        for s in others:
-            again = {**common, "inversions": inversions, "strength": s}
-            row[s] = _restyled(easel, *pairs[0], again, advance).image
+    try:
+        with progress("restyling", len(pairs) + len(others)) as advance:
+            for path, (one, each) in zip(outputs, pairs, strict=True):
+                picture = _restyled(easel, one, each, {**common, "inversions": inversions}, advance)
+                picture.save(path, enlarge)
+                done.append((path, picture))
+            row = {chosen.dial: done[0][1].image}
+            for s in others:
+                again = {**common, "inversions": inversions, "strength": s}
+                row[s] = _restyled(easel, *pairs[0], again, advance).image
+    except KeyboardInterrupt:
+        _report(done, json)
+        typer.echo(f"eyesel: interrupted; {len(done)} of {len(pairs)} pictures are finished.", err=True)
+        raise typer.Exit(p.INTERRUPTED) from None
+    except EyeselError:  # what is finished is said all the same
+        if done:
+            _report(done, json)
+        raise
     results = [picture.enlarged(enlarge) for _, picture in done]
     if grid is not None:
         save_image(_grid([pictures[one] for one in contents], [pictures[each[0]] for each in batch], results), grid)
@@ -187,14 +205,8 @@ def stylize(
         canvas, *_ = pictures_of(contents[0], batch[0], weights, content_mask, chosen.longest)
         with written_whole(slider) as trial:
             trial.write_text(sheets.slider(canvas.whole, done[0][1].image), encoding="utf-8")
-    if json:
-        print_json([{"file": str(path), **picture.settings} for path, picture in done])
-        return
-    for path, picture in done:
-        typer.echo(
-            f"{path}: {picture.image.width}x{picture.image.height}, strength {picture.settings['style_strength']:g}"
-        )
-    for name, path in shared.items():
+    _report(done, json)
+    for name, path in shared.items() if not json else ():
         typer.echo(f"{path}: {name.removeprefix('--')}")
 
 
@@ -237,9 +249,26 @@ def _outputs(output: Path, contents: list[Path], batch: list[list[Path]]) -> lis
 
 
 def _check_distinct(paths: list[Path]) -> None:
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.expanduser().resolve() in seen:
             raise OutputError(f"{path} would be written twice: give each output a name of its own.")
+        seen.add(path.expanduser().resolve())
+
+
+def _check_no_input(outputs: list[Path], inputs: list[Path]) -> None:
+    for path in inputs:
+        if path.exists() and any(output.exists() and output.samefile(path) for output in outputs):
+            raise OutputError(f"{path} would be overwritten by what is made from it: give each output another name.")
+
+
+def _report(done: "list[tuple[Path, Picture]]", json: bool) -> None:
+    if json:
+        print_json([{"file": str(path), **picture.settings} for path, picture in done])
+        return
+    for path, picture in done:
+        width, height = picture.image.size
+        typer.echo(f"{path}: {width}x{height}, strength {picture.settings['style_strength']:g}")
 
 
 def _restyled(

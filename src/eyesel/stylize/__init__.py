@@ -8,7 +8,17 @@ and number, `pictures.py` brings all pictures to one size,
 from eyesel.stylize.inversions import Inversions
 from eyesel.stylize.layers import decoder_layers
 from eyesel.stylize.pictures import described, pictures_of
-from eyesel.stylize.run import Parts, Transfer
+from eyesel.stylize.run import Parts, Transfer, detailed
 from eyesel.stylize.settings import PRESETS, StyleSettings
 
-__all__ = ["PRESETS", "Inversions", "Parts", "StyleSettings", "Transfer", "decoder_layers", "described", "pictures_of"]
+__all__ = [
+    "PRESETS",
+    "Inversions",
+    "Parts",
+    "StyleSettings",
+    "Transfer",
+    "decoder_layers",
+    "described",
+    "detailed",
+    "pictures_of",
+]

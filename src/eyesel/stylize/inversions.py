@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eyesel.errors import ImageError, OutputError
-from eyesel.images import written_whole
+from eyesel.images import check_writable, written_whole
 from eyesel.taps.style import Features
 
 SAMPLE = 64  # values of each tensor that are looked at
@@ -30,6 +30,7 @@ class Inversions:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise OutputError(f"the folder {folder} cannot be made ({error.strerror}): choose another.") from None
+            check_writable(self.folder / "latents.safetensors")
         self._latents: dict[str, Tensor] = {}
         self._features: dict[str, list[Features]] = {}
 

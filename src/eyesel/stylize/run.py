@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from eyesel.diffusion.guidance import Network
 from eyesel.diffusion.inversion import finite, invert, invert_as_reference, reference_schedule
 from eyesel.diffusion.solvers import Denoise, Step
 from eyesel.errors import SettingError
+from eyesel.models.ip_adapter import ImagePrompt
 from eyesel.models.unet import UNetConfig
 from eyesel.nn.attention import Tap
 from eyesel.script import Inputs, Script
@@ -26,6 +27,14 @@ from eyesel.stylize.settings import StyleSettings
 from eyesel.taps.style import KeepFeatures, StyleInjection, adain
 
 Rows = Mapping[str, Tensor]
+
+
+class Told(NamedTuple):
+    """What the network is told in a step, one row each."""
+
+    references: Rows
+    unguided: Rows
+    result: Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,7 @@ class Parts:
     zero: bool  # no prompt is zeros
     fingerprint: str
     device: torch.device
+    image_prompts: Sequence[ImagePrompt] = ()  # which the result alone is told of
 
 
 class Transfer:
@@ -69,7 +79,7 @@ class Transfer:
         how = (parts.fingerprint, self.schedule.sigmas.tolist(), settings.looks, settings.faithful)
         self.keys = [key_of(picture, *how) for picture in self.pictures]
         self.missing = [i for i, key in enumerate(self.keys) if inversions.latents(key) is None]
-        self.guidance = guidance if prompt else 1.0
+        self.guidance = guidance if prompt or parts.image_prompts else 1.0
         self.told = self._told(prompt)
 
     @property
@@ -82,16 +92,17 @@ class Transfer:
         """The steps of the result."""
         return len(self.schedule) - (self.settings.faithful and len(self.schedule) > 1)
 
-    def _told(self, prompt: str | None) -> list[tuple[Rows, Rows]]:
-        """For each step, one row: what the references hear, and what the result does."""
+    def _told(self, prompt: str | None) -> list[Told]:
+        """For each step, one row of what each hears."""
         steps = len(self.schedule)
-        inputs = Inputs(self.parts.config, self.canvas.view.size, self.parts.zero)
+        inputs = Inputs(self.parts.config, self.canvas.view.size, self.parts.zero, self.parts.image_prompts)
         script = Script([prompt or ""], "", steps, self.parts.encode_text)
         if len(script.images) > 1:
             raise SettingError("A prompt with AND cannot be followed in style transfer: say it in one.")
         told = inputs.of(script, steps)
         at = [told[script.at(step)] for step in range(1, steps + 1)]
-        return [(nothing, something if prompt else nothing) for something, nothing in at]
+        asked = prompt or self.parts.image_prompts
+        return [Told(_unseen(nothing), nothing, something if asked else nothing) for something, nothing in at]
 
     # --- up: the inversions
 
@@ -99,8 +110,8 @@ class Transfer:
         """The steps of the pictures that are not kept yet, all of them together."""
         if not self.missing:
             return
-        network, (nothing, _) = self.parts.network(None), self.told[-1]
-        denoise = Denoiser(lambda x, t: network(x, t, **_repeated(nothing, len(x))), self.schedule)
+        network, silence = self.parts.network(None), self.told[-1].references
+        denoise = Denoiser(lambda x, t: network(x, t, **_repeated(silence, len(x))), self.schedule)
         clean = self.parts.encode([self.pictures[i] for i in self.missing])
         if self.settings.faithful:
             run = invert_as_reference(denoise, clean, self.schedule)
@@ -142,7 +153,7 @@ class Transfer:
 
     def _first(self, start: Tensor) -> Tensor:
         """The content's latents on their way to the statistics of the styles'."""
-        share = self.settings.share * self.settings.colors
+        share = self.settings.share * self.settings.colors * (1 - self.settings.own_match)
         return torch.lerp(start[:1], adain(start[:1], start[1:], self.weights), share) if share else start[:1]
 
     def _mask(self, latents: Tensor) -> Tensor | None:
@@ -153,9 +164,7 @@ class Transfer:
         white = torch.from_numpy(np.asarray(mask) > 0).float()[None, None]
         return F.adaptive_max_pool2d(white, latents.shape[2:]).to(self.parts.device)
 
-    def _injected(
-        self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[tuple[Rows, Rows]]
-    ) -> list[Network]:
+    def _injected(self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[Told]) -> list[Network]:
         """For each step the network of the result alone; the references go through it in the same batch, or did."""
         settings, share = self.settings, self.settings.share
         names = sites(self.parts.config, self.layers)
@@ -169,12 +178,12 @@ class Transfer:
         taps = [StyleInjection(*dial, kept=[picture[i] for picture in features]) for i in range(len(told))]
         return [self._network(tap, None, s, said) for tap, s, said in zip(taps, schedule.sigmas, told, strict=False)]
 
-    def _network(self, tap: Tap, references: Tensor | None, sigma: Tensor, told: tuple[Rows, Rows]) -> Network:
+    def _network(self, tap: Tap, references: Tensor | None, sigma: Tensor, told: Told) -> Network:
         """`network(x, t)` for x (1, C, h, w), whose rows are [content, style, ..., (unguided,) result]."""
         network, guidance = self.parts.network(tap), self.guidance
-        nothing, something = told
+        something = told.result
         ahead = 0 if references is None else len(references)
-        said = [_repeated(nothing, ahead), *([nothing] if guidance != 1 else []), something]
+        said = [_repeated(told.references, ahead), *([told.unguided] if guidance != 1 else []), something]
         rows = {name: torch.cat([part[name] for part in said]) for name in something if name != "length"}
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
@@ -188,18 +197,19 @@ class Transfer:
         return guided
 
     def _features(
-        self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[tuple[Rows, Rows]], names: Sequence[str]
+        self, schedule: Schedule, references: Sequence[Tensor], told: Sequence[Told], names: Sequence[str]
     ) -> list[list[Any]]:
         """Of each picture, in each step: computed once, and kept in half precision."""
         parts = ["qkv" if self.settings.share < 1 else "q", *("kv" for _ in self.weights)]
         keys = [f"{key} {part} {self.layers}" for key, part in zip(self.keys, parts, strict=True)]
         missing = [i for i, key in enumerate(keys) if self.inversions.features(key) is None]
         found: list[list[Any]] = [[] for _ in missing]
-        for x, sigma, (nothing, _) in zip(references, schedule.sigmas.tolist(), told, strict=False):
+        for x, sigma, said in zip(references, schedule.sigmas.tolist(), told, strict=False):
             if missing:
                 tap = KeepFeatures(names, [parts[i] for i in missing])
                 network = self.parts.network(tap)
-                Denoiser(lambda x, t: network(x, t, **_repeated(nothing, len(x))), schedule)(x[missing], sigma)  # noqa: B023
+                silence = _repeated(said.references, len(missing))
+                Denoiser(lambda x, t: network(x, t, **silence), schedule)(x[missing], sigma)  # noqa: B023
                 for own, picture in zip(found, tap.pictures, strict=True):
                     own.append(picture)
         for i, features in zip(missing, found, strict=True):
@@ -207,8 +217,8 @@ class Transfer:
         return [self.inversions.features(key) or [] for key in keys]
 
     def matched(self, latents: Tensor) -> Tensor:
-        """The finished latents (1, C, h, w) with as much of the styles' statistics as is asked for."""
-        share = self.settings.match * self.settings.share * self.settings.colors
+        """The finished latents (1, C, h, w) on their way to the statistics of the styles'."""
+        share = self.settings.own_match * self.settings.share * self.settings.colors
         if not share:
             return latents
         return torch.lerp(latents, adain(latents, self.parts.encode(self.pictures[1:]), self.weights), share)
@@ -218,8 +228,22 @@ class Transfer:
         return recolored(result, self.canvas.view, self.settings.colors)
 
 
+def _unseen(rows: Rows) -> Rows:
+    """The same without pictures: of tokens that are zero, keys and values are, and attention to them adds nothing."""
+    return {name: torch.zeros_like(value) if name.startswith("image_") else value for name, value in rows.items()}
+
+
 def _repeated(rows: Rows, count: int) -> dict[str, Tensor]:
     return {name: value.expand(count, *value.shape[1:]) for name, value in rows.items()}
+
+
+def detailed(result: Image.Image, content: Image.Image, decoded: Image.Image, share: float) -> Image.Image:
+    """`result` with this share of what the autoencoder loses of the content, which comes back as `decoded`.
+
+    With the content's share of a result it begins at the content itself, and not at the less that its latents give.
+    """
+    pixels, whole, back = (np.asarray(picture, np.float32) for picture in (result, content, decoded))
+    return Image.fromarray((pixels + share * (whole - back)).round().clip(0, 255).astype(np.uint8))
 
 
 def recolored(result: Image.Image, content: Image.Image, share: float) -> Image.Image:
