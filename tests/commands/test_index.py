@@ -70,9 +70,7 @@ def test_duplicates(run, photos, db, tmp_path):
     (photos / "0/copy.png").write_bytes((photos / "0/1.png").read_bytes())
     run("index", "build", photos, "--db", db)
     code, out, _ = run("index", "duplicates", "--db", db, "--threshold", 1, "--sheet", "twice.png")
-    assert (
-        code == 0 and out.splitlines()[0] == "the same bytes" and out.splitlines()[-1].startswith("1 group among 13")
-    )
+    assert code == 0 and out.splitlines()[0] == "the same bytes" and out.splitlines()[-1].startswith("1 group among 13")
     assert [line.strip() for line in out.splitlines()[1:3]] == [str(photos / "0/1.png"), str(photos / "0/copy.png")]
     near = json.loads(run("index", "duplicates", "--db", db, "--threshold", 0.8, "--json")[1])
     assert len(near) == 4 and all(len({Path(file).parent for file in group["files"]}) == 1 for group in near)

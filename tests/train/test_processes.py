@@ -54,5 +54,7 @@ def test_two_processes(tmp_path, pictures, base):
         assert all(abs(a - b) < 1e-5 for a, b in zip(one, both, strict=True)), (key, one, both)
     assert "Could not locate" not in "".join(errors)
     one, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert max((tensor - both[name]).abs().max().item() for name, tensor in one.items()) < 1e-4  # Adam divides by the roots of small gradients
+    assert (
+        max((tensor - both[name]).abs().max().item() for name, tensor in one.items()) < 1e-4
+    )  # Adam divides by the roots of small gradients
     assert torch.equal(*(torch.tensor([row["step"] for row in each if "loss" in row]) for each in rows))
