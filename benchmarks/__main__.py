@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from benchmarks import cold_start, folders, loading, memory, search, unet_step, vit
+from benchmarks import cold_start, folders, loading, memory, search, training, unet_step, vit
 from benchmarks.measure import main
 
 main(
@@ -12,6 +12,7 @@ main(
         "memory": memory.run,
         "cold_start": cold_start.run,
         "search": search.run,
+        "training": training.run,
     },
     "eyesel beside transformers and diffusers",
     Path(__file__).parent / "results.md",

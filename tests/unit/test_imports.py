@@ -124,6 +124,7 @@ ALLOWED = {
         "weights",
         "__init__",
     },
+    "__main__": {"cli"},
     "__init__": {"attention", "classifier", "stable_diffusion", "images", "picture"},
 }
 
@@ -171,6 +172,7 @@ THIRD_PARTY = {
     "serve": {"torch", "numpy", "PIL", "fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
     "web": {"PIL", "fastapi", "gradio", "starlette"},
     "cli": {"typer", "rich", "numpy", "PIL"},
+    "__main__": set(),
     "__init__": set(),
 }
 
