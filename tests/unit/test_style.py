@@ -237,7 +237,7 @@ def test_what_style_id_says_is_all_there_is_where_it_is_asked_for(easel, picture
     inversions = Inversions()
 
     def made(**settings):
-        *run, last = easel.styling(*pictures[:2], steps=4, inversions=inversions, **settings)
+        *_, last = easel.styling(*pictures[:2], steps=4, inversions=inversions, **settings)
         return last.latents, last.pictures()[0].image
 
     (dial, picture), (asked, plain) = made(match=0), made(gamma=0.75, temperature=1.5)

@@ -54,9 +54,7 @@ def test_an_image_prompt_is_heard_by_the_result_alone(folder, easel, tmp_path, k
         assert made.isfinite().all() and not torch.equal(made, plain)
     assert not torch.equal(shown, latents(other, keep_features=keep))
     # the pictures are inverted, and looked at, as if there were no adapter
-    theirs, ours = (
-        sorted((each.latents(key) for key in each._latents), key=lambda t: t.sum().item()) for each in kept
-    )
+    theirs, ours = (sorted((each.latents(key) for key in each._latents), key=lambda t: t.sum().item()) for each in kept)
     assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
     with_words = latents(one, prompt="a fox", keep_features=keep)
     assert not torch.equal(with_words, shown) and not torch.equal(with_words, latents(easel, prompt="a fox"))
