@@ -4,10 +4,16 @@ import base64
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from command_line import files, refused
 
@@ -114,6 +120,84 @@ def test_every_knob_at_once(run, pictures, tmp_path):
     assert run("stylize", "content.png", "style.png", *QUICK, "--faithful", "-o", "out.png")[0] == 0
 
 
+def test_what_is_made_from_never_is_written_over(run, pictures, tmp_path):
+    before = {name: (tmp_path / name).read_bytes() for name in ("content.png", "style.png")}
+    for name in ("content.png", "./style.png", tmp_path / "style.png"):
+        refused(run("stylize", "content.png", "style.png", *QUICK, "-o", name), "would be overwritten")
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_a_lora_by_its_file(run, painter, pictures, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+    factors = {
+        f"{stem}.lora_{end}.weight": torch.randn(*shape, generator=generator)
+        for end, shape in (("down", (2, 16)), ("up", (16, 2)))
+    }
+    save_file(factors, "ink.safetensors")
+    pair = ("content.png", "style.png", "-m", painter, *QUICK)
+    assert run("stylize", *pair, "-o", "plain.png")[0] == 0
+    code, out, err = run("stylize", *pair, "--lora", "ink.safetensors:0.5", "-o", "ink.png", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)[0]["loras"] == [["ink.safetensors", 0.5, 0.5]]
+    assert not np.array_equal(pixels("plain.png"), pixels("ink.png"))
+
+
+def test_a_kept_inversion_under_another_name_is_refused(run, pictures, tmp_path):
+    command = ("stylize", "content.png", "style.png", *QUICK, "--cache", "cache", "-o", "out.png")
+    assert run(*command)[0] == 0
+    first, second = (tmp_path / "cache" / name for name in files(tmp_path / "cache"))
+    made = (tmp_path / "out.png").read_bytes()
+    first.write_bytes(second.read_bytes())
+    refused(run(*command), first.name, "delete it")
+    assert (tmp_path / "out.png").read_bytes() == made
+    first.unlink()
+    assert run(*command)[0] == 0 and (tmp_path / "out.png").read_bytes() == made
+
+
+def test_two_processes_share_a_folder_of_inversions(pictures, tmp_path):
+    program = [sys.executable, "-c", "from eyesel.cli import main; main()", "stylize", "content.png", "styles"]
+    options = ["--steps", "2", "--cache", "cache", "-o"]
+    both = [subprocess.Popen([*program, *options, f"{name}.png"], cwd=tmp_path) for name in ("one", "two")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert len(files(tmp_path / "cache")) == 3  # nothing else is left behind
+    for name in ("a", "b"):
+        assert np.array_equal(pixels(tmp_path / f"one-{name}.png"), pixels(tmp_path / f"two-{name}.png"))
+
+
+def test_ctrl_c_tells_what_is_finished(pictures, tmp_path):
+    (tmp_path / "out-b.png").write_bytes(b"what was there before")
+    program = [sys.executable, "-c", "from eyesel.cli import main; main()", "stylize", "content.png", "styles"]
+    process = subprocess.Popen(
+        [*program, "--steps", "300", "-o", "out.png"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1200):
+        if (tmp_path / "out-a.png").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == "out-a.png: 40x27, strength 0.5\n"
+    assert err.splitlines()[-1] == "eyesel: interrupted; 1 of 2 pictures are finished."
+    assert (tmp_path / "out-b.png").read_bytes() == b"what was there before"
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+
+
+def test_deep_and_moving_pictures(run, pictures):
+    Image.fromarray(np.random.default_rng(0).integers(0, 65536, (20, 24), dtype=np.uint16)).save("deep.png")
+    frames = [Image.new("RGB", (24, 20), colour) for colour in ("red", "blue")]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    Image.effect_noise((24, 20), 90).convert("P").save("clear.png", transparency=3)
+    for one, other in (("deep.png", "moving.gif"), ("moving.gif", "clear.png"), ("clear.png", "deep.png")):
+        assert run("stylize", one, other, *QUICK, "-o", "out.png")[0] == 0
+        assert pixels("out.png").shape == (20, 24, 3)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])
 def test_pictures_of_any_mode(run, pictures, mode):
     draw("odd.tif", (33, 17), mode=mode)
@@ -125,6 +209,9 @@ def test_bad_input_is_one_sentence(run, pictures, tmp_path):
     (tmp_path / "styles" / "c.png").write_bytes((tmp_path / "style.png").read_bytes()[:200])
     draw("dot.png", (1, 1))
     draw("mask.png", (32, 32), mode="L")
+    Image.new("L", (40, 27), 255).save("right.png")
+    draw("line.png", (1, 5000))
+    (tmp_path / "empty").mkdir()
     before = files(tmp_path)
     pair = ("content.png", "style.png")
     for arguments, *words in (
@@ -142,6 +229,18 @@ def test_bad_input_is_one_sentence(run, pictures, tmp_path):
         (("content.png", "styles/[ab]*", "--slider", "s.html"), "several"),
         ((*pair, "--slider", "s.png"), ".html"),
         ((*pair, "--grid", "out.png"), "twice"),
+        ((*pair, "--grid", "./out.png"), "twice"),
+        ((*pair, "--grid", "style.png"), "style.png would be overwritten"),
+        ((*pair, "--content-mask", "right.png", "--strip", "right.png"), "right.png would be overwritten"),
+        ((*pair, "--guidance", "5"), "no prompt"),
+        ((*pair, "--strength", "nan"), "strength is nan"),
+        ((*pair, "--strength", ""), "strength is ''"),
+        ((*pair, "--layers", "2,99"), "no layer '99'"),
+        ((*pair, "--cache", "style.png"), "style.png cannot be made"),
+        ((*pair, "--lora", "none.safetensors"), "none.safetensors"),
+        ((*pair, "--enlarge", "0"), "enlarged 0 times"),
+        (("line.png", "style.png"), "1x5000"),
+        (("content.png", "empty"), "no picture in empty"),
         (("none.png", "style.png"), "none.png does not exist"),
         ((*pair, "--steps", "0"), "steps is 0"),
         ((*pair, "--color", "blue"), "color is 'blue'"),

@@ -40,16 +40,16 @@ class Inversions:
             file = self.folder / f"{key}.safetensors"
             try:
                 if file.is_file():
-                    self._latents[key] = load_file(file)["latents"]
+                    self._latents[key] = load_file(file)[key]
             except (SafetensorError, OSError, KeyError) as error:
-                raise ImageError(f"the kept inversion {file} is damaged ({error}): delete it.") from None
+                raise ImageError(f"the kept inversion {file} is damaged, or another's ({error}): delete it.") from None
         return self._latents.get(key)
 
     def keep(self, key: str, latents: Tensor) -> None:
         self._latents[key] = latents
         if self.folder is not None:
             with written_whole(self.folder / f"{key}.safetensors") as trial:
-                save_file({"latents": latents.contiguous()}, trial)
+                save_file({key: latents.contiguous()}, trial)
 
     def features(self, key: str) -> list[Features] | None:
         """One for each step."""

@@ -79,6 +79,10 @@ class Transfer:
         how = (parts.fingerprint, self.schedule.sigmas.tolist(), settings.looks, settings.faithful)
         self.keys = [key_of(picture, *how) for picture in self.pictures]
         self.missing = [i for i, key in enumerate(self.keys) if inversions.latents(key) is None]
+        if settings.guidance is not None and not (prompt or parts.image_prompts):
+            raise SettingError(
+                f"guidance is {settings.guidance:g}, and there is no prompt to follow: say one (prompt)."
+            )
         self.guidance = guidance if prompt or parts.image_prompts else 1.0
         self.told = self._told(prompt)
 
