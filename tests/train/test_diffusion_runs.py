@@ -210,18 +210,15 @@ def run_to(data, out, base, steps, resume=False, **settings):
     "settings",
     [
         {"method": "lora", "train_text_encoder": True, "shuffle_tags": True, "caption_dropout": 0.2, "flip": True},
-        {"method": "full", "ema": 0.9, "noise_offset": 0.1, "snr_gamma": 5.0, "validation_prompt": "a fox"},
+        {"method": "full", "ema": 0.9, "noise_offset": 0.1, "snr_gamma": 5.0},
     ],
 )
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(folders, data, tmp_path, settings):
     base = folders["sd1"]
     whole = run_to(data, tmp_path / "whole", base, 6, **settings)
-    assert run_to(data, tmp_path / "again", base, 6, **settings).keys() == whole.keys()
     stopped = tmp_path / "again"
-    for name in ("checkpoint-6", "run.json"):
-        path = stopped / name
-        if path.is_dir():
-            shutil.rmtree(path)
+    shutil.copytree(tmp_path / "whole", stopped)
+    shutil.rmtree(stopped / "checkpoint-6")
     record = json.loads((tmp_path / "whole/run.json").read_text())
     record.pop("finished")
     (stopped / "run.json").write_text(json.dumps(record))
