@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, BELOW, MARGIN = 900, 600, 90, 80, 30  # pixels
 # where the labels of a curve's points stand, so that those of near curves do not meet: the shift and Pillow's anchor
-PLACES = (((-9, 3), "rt"), ((9, -3), "lb"), ((9, -3), "lb"), ((9, -3), "lb"), ((2, 14), "mt"))
+PLACES = (((-9, 3), "rt"), ((9, 3), "lt"), ((9, -3), "lb"), ((9, -3), "lb"), ((2, -8), "mb"))
 COLOURS = ("#c8362d", "#e08a2b", "#2f6db5", "#3a8f4f", "#7a5ba8")
 Point = tuple[float, float]
 
