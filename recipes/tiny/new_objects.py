@@ -118,28 +118,29 @@ def recognised(
     return [each.object == answer for each, answer in zip(asked, answers, strict=True)], pictures
 
 
-def every(thing: str, called: str) -> list[Asked]:
-    """All twenty triples of an object, under another name."""
-    return [Asked(triple.caption.replace(thing, called, 1), thing) for part in triples(thing) for triple in part]
+def prompts(thing: str, called: str, count: int = 20) -> list[Asked]:
+    """`count` of an object's triples, the two that were held out among them, the object under another name."""
+    shown, held_out = triples(thing)
+    return [Asked(each.caption.replace(thing, called, 1), thing) for each in (*shown[: count - 2], *held_out)]
 
 
 def percent(hits: Sequence[bool]) -> float:
     return round(100 * sum(hits) / len(hits), 1)
 
 
-def measure(runs: Path, sheet: Path | None) -> dict[str, object]:
+def measure(runs: Path, sheet: Path | None, count: int) -> dict[str, object]:
     eye = eyesel.ImageClassifier.load(runs / "judge")
     base = eyesel.StableDiffusion.load("tiny")
     easel = base.with_loras([runs / "lora"])
-    asked = [each for thing in NEW for each in every(thing, thing)]
+    asked = [each for thing in NEW for each in prompts(thing, thing, count)]
     held_out = {triple.caption for thing in NEW for triple in triples(thing)[1]}
     before, unlearned = recognised(base, eye, asked)
     after, learned = recognised(easel, eye, asked)
-    old = [Asked(triple.caption, triple.object) for triple in world.split()[1]]
+    old = [Asked(triple.caption, triple.object) for triple in world.split()[1][::4]]
     booth = base.with_loras([runs / "dreambooth"])
     word = base.with_embeddings([runs / "word"])
-    of_booth, by_booth = recognised(booth, eye, every(SUBJECT, INSTANCE))
-    of_word, by_word = recognised(word, eye, every(SUBJECT, WORD))
+    of_booth, by_booth = recognised(booth, eye, prompts(SUBJECT, INSTANCE))
+    of_word, by_word = recognised(word, eye, prompts(SUBJECT, WORD))
     figures = {
         "prompts": len(asked),
         "before": percent(before),
@@ -152,7 +153,7 @@ def measure(runs: Path, sheet: Path | None) -> dict[str, object]:
         "old_objects_before": percent(recognised(base, eye, old)[0]),
         "old_objects_after": percent(recognised(easel, eye, old)[0]),
         "dreambooth": percent(of_booth),
-        "dreambooth_class": percent(recognised(booth, eye, every(CLASS, CLASS))[0]),
+        "dreambooth_class": percent(recognised(booth, eye, prompts(CLASS, CLASS))[0]),
         "textual_inversion": percent(of_word),
     }
     if sheet is not None:
@@ -161,8 +162,8 @@ def measure(runs: Path, sheet: Path | None) -> dict[str, object]:
         for i, thing in enumerate(NEW):
             for k in (0, 1):  # the first two that were shown
                 rows["asked for"].append(world.reduce(world.compose(triples(thing)[0][k], rng)))
-                rows["before"].append(unlearned[20 * i + k])
-                rows["LoRA"].append(learned[20 * i + k])
+                rows["before"].append(unlearned[count * i + k])
+                rows["LoRA"].append(learned[count * i + k])
         draw_sheet(rows, {"dreambooth": by_booth, "textual inversion": by_word}, sheet)
     return figures
 
@@ -194,12 +195,13 @@ def main() -> None:
     parser.add_argument("steps", nargs="*", help=f"of {', '.join([*STEPS, 'measure'])}; default all")
     parser.add_argument("--runs", type=Path, default=Path(".runs/new"))
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--prompts", type=int, default=20, help="of each object, that are painted and judged")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for step in options.steps or [*STEPS, "measure"]:
         if step == "measure":
-            print(json.dumps(measure(options.runs, options.sheet), indent=2))
+            print(json.dumps(measure(options.runs, options.sheet, options.prompts), indent=2))
         else:
             STEPS[step](options.runs)
 
