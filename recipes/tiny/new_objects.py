@@ -139,7 +139,7 @@ def measure(runs: Path, sheet: Path | None, count: int) -> dict[str, object]:
     old = [Asked(triple.caption, triple.object) for triple in world.split()[1][::4]]
     booth = base.with_loras([runs / "dreambooth"])
     word = base.with_embeddings([runs / "word"])
-    of_booth, by_booth = recognised(booth, eye, prompts(SUBJECT, INSTANCE))
+    of_booth, by_booth = recognised(booth, eye, [Asked(f"a {INSTANCE}", SUBJECT)] * 20)
     of_word, by_word = recognised(word, eye, prompts(SUBJECT, WORD))
     figures = {
         "prompts": len(asked),
@@ -153,6 +153,7 @@ def measure(runs: Path, sheet: Path | None, count: int) -> dict[str, object]:
         "old_objects_before": percent(recognised(base, eye, old)[0]),
         "old_objects_after": percent(recognised(easel, eye, old)[0]),
         "dreambooth": percent(of_booth),
+        "dreambooth_in_longer_prompts": percent(recognised(booth, eye, prompts(SUBJECT, INSTANCE))[0]),
         "dreambooth_class": percent(recognised(booth, eye, prompts(CLASS, CLASS))[0]),
         "textual_inversion": percent(of_word),
     }
@@ -186,7 +187,9 @@ def draw_sheet(
             place = (left + i * (side + gap), y)
             page.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
     y = top + len(rows) * (side + gap) + 4
-    pen.text((left, y), f"a {SUBJECT}, as {INSTANCE!r} and as {WORD!r}, of every size and colour", "black", font)
+    pen.text(
+        (left, y), f"one subject, the {SUBJECT}: 'a {INSTANCE}', and {WORD!r} of every size and colour", "black", font
+    )
     page.save(path)
 
 
