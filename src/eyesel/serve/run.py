@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -23,6 +24,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self.engine = engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first Ctrl-C counts: stopping takes `GRACE` seconds at most, and a second would leave jobs untold."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self.engine.stop(GRACE)
