@@ -8,15 +8,15 @@ import gradio as gr
 from eyesel.errors import ImageError
 from eyesel.images import open_image, open_mask
 from eyesel.settings import FILLS
-from eyesel.web.pictures import kept, mask_of, view
-from eyesel.web.studio import Studio, in_sight, line, sentences, stop, whole
+from eyesel.web.outcome import Outcome
+from eyesel.web.pictures import mask_of, view
+from eyesel.web.studio import Studio, in_sight, sentences, stop, whole
 
 MAGENTA, CYAN = ("#c22fc9", 0.62), ("#18b7c4", 0.62)  # one of them is seen on any picture
 
 
 def edit(studio: Studio) -> gr.Image:
     """Gives the place for the picture, into which other tabs send theirs."""
-    running, result = gr.State(), gr.State()
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=300):
             picture = gr.Image(
@@ -58,14 +58,7 @@ def edit(studio: Studio) -> gr.Image:
                     sources=["upload", "clipboard"], height=140, buttons=[], elem_classes="stage place",
                 )  # fmt: skip
         with gr.Column(scale=6, min_width=300):
-            slider = gr.ImageSlider(
-                label="Before and after", show_label=False, format="png", height=480, interactive=False,
-                buttons=["fullscreen"], elem_classes="stage", elem_id="edit-slider",
-            )  # fmt: skip
-            progress = gr.HTML(line("Before and after appear here, with a handle to pull between them."))
-            with gr.Row():
-                download = gr.DownloadButton("Download", size="sm", interactive=False, elem_id="edit-download")
-                onward = gr.Button("Go on with it", size="sm", interactive=False)
+            outcome = Outcome("edit", "Before and after appear here, with a handle between them.", "Go on with it")
 
     def opened(file: str | None) -> list[Any]:
         """The picture laid under the brush."""
@@ -101,33 +94,18 @@ def edit(studio: Studio) -> gr.Image:
             settings = {"prompt": prompt, "seed": whole(seed, "seed"), "strength": strength, "mask_blur": blur}
             settings |= {"fill": fill or None, "only_masked": only}
             images = {"image": before, "mask": mask}
-            async for look in studio.painting(request, "inpaint", settings, images, 1, model):
-                change: dict[Any, Any] = {
-                    progress: look.line,
-                    running: look.job.id,
-                    cancel: gr.update(interactive=True),
-                }
-                if look.preview is not None:
-                    change[slider] = (view(before), view(look.preview))
+            looks = studio.painting(request, "inpaint", settings, images, 1, model)
+            async for change in outcome.shown(looks, before, cancel, lambda after: f"{prompt[:32]} {after.seed}"):
                 yield change
-            if look.job.state == "done":
-                after = look.job.pictures[0]
-                path = kept(after, slider, f"{prompt[:32]} {after.seed}")
-                yield {
-                    slider: (view(before), view(after.image)),
-                    result: path,
-                    download: gr.update(value=path, interactive=True),
-                    onward: gr.update(interactive=True),
-                }
 
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     picture.change(opened, picture, [editor, picture], **hidden)
     inputs = [picture, editor, mask_file, prompt, model, strength, blur, fill, only, seed]
-    outputs = [slider, progress, running, cancel, result, download, onward]
+    outputs = outcome.outputs(cancel)
     started = gr.on([repaint.click, prompt.submit], run, inputs, outputs, concurrency_limit=None, **hidden)
     for shows in (repaint.click, prompt.submit):
         shows(None, js=in_sight("#edit-slider"))
-    started.then(lambda: [gr.update(interactive=False), None], None, [cancel, running], **hidden)
-    cancel.click(stop(studio.engine), running, progress, queue=False, **hidden)
-    onward.click(lambda path: path, result, picture, **hidden)
+    started.then(lambda: [gr.update(interactive=False), None], None, [cancel, outcome.running], **hidden)
+    cancel.click(stop(studio.engine), outcome.running, outcome.progress, queue=False, **hidden)
+    outcome.onward.click(lambda path: path, outcome.result, picture, **hidden)
     return picture

@@ -8,8 +8,8 @@ import gradio as gr
 
 from eyesel.errors import ImageError
 from eyesel.images import open_image
-from eyesel.web.pictures import kept, view
-from eyesel.web.studio import Studio, in_sight, line, sentences, stop, whole
+from eyesel.web.outcome import Outcome
+from eyesel.web.studio import Studio, in_sight, sentences, stop, whole
 from eyesel.weights.hub import ASSETS
 
 EXAMPLES = ASSETS / "tiny" / "examples"
@@ -23,7 +23,6 @@ COLOURS: list[tuple[str, str | float]] = [
 
 def style(studio: Studio) -> gr.Image:
     """Gives the place for the content, into which other tabs send their pictures."""
-    running, result = gr.State(), gr.State()
     place: dict[str, Any] = {
         "type": "filepath",
         "image_mode": None,
@@ -59,14 +58,7 @@ def style(studio: Studio) -> gr.Image:
                 )
                 prompt = gr.Textbox("", label="What the result shows", placeholder="need not be said")
         with gr.Column(scale=6, min_width=300):
-            slider = gr.ImageSlider(
-                label="Before and after", show_label=False, format="png", height=480, interactive=False,
-                buttons=["fullscreen"], elem_classes="stage", elem_id="style-slider",
-            )  # fmt: skip
-            progress = gr.HTML(line("The content and its new look appear here."))
-            with gr.Row():
-                download = gr.DownloadButton("Download", size="sm", interactive=False, elem_id="style-download")
-                onward = gr.Button("Restyle it again", size="sm", interactive=False)
+            outcome = Outcome("style", "The content and its new look appear here.", "Restyle it again")
 
     async def run(
         content: str | None,
@@ -86,31 +78,17 @@ def style(studio: Studio) -> gr.Image:
             settings = {"strength": strength, "color": color, "steps": steps, "longest": whole(longest, "longest")}
             settings["prompt"] = prompt.strip() or None
             images = {"image": before, "style": open_image(style)}
-            async for look in studio.painting(request, "stylize", settings, images, 1, model):
-                change: dict[Any, Any] = {
-                    progress: look.line,
-                    running: look.job.id,
-                    cancel: gr.update(interactive=True),
-                }
-                if look.preview is not None:
-                    change[slider] = (view(before), view(look.preview))
+            looks = studio.painting(request, "stylize", settings, images, 1, model)
+            named = f"{Path(content).stem[:20]} like {Path(style).stem[:16]}"
+            async for change in outcome.shown(looks, before, cancel, lambda _: named):
                 yield change
-            if look.job.state == "done":
-                after = look.job.pictures[0]
-                path = kept(after, slider, f"{Path(content).stem[:20]} like {Path(style).stem[:16]}")
-                yield {
-                    slider: (view(before), view(after.image)),
-                    result: path,
-                    download: gr.update(value=path, interactive=True),
-                    onward: gr.update(interactive=True),
-                }
 
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     inputs = [content, style_, strength, color, model, steps, longest, prompt]
-    outputs = [slider, progress, running, cancel, result, download, onward]
+    outputs = outcome.outputs(cancel)
     started = restyle.click(run, inputs, outputs, concurrency_limit=None, **hidden)
     restyle.click(None, js=in_sight("#style-slider"))
-    started.then(lambda: [gr.update(interactive=False), None], None, [cancel, running], **hidden)
-    cancel.click(stop(studio.engine), running, progress, queue=False, **hidden)
-    onward.click(lambda path: path, result, content, **hidden)
+    started.then(lambda: [gr.update(interactive=False), None], None, [cancel, outcome.running], **hidden)
+    cancel.click(stop(studio.engine), outcome.running, outcome.progress, queue=False, **hidden)
+    outcome.onward.click(lambda path: path, outcome.result, content, **hidden)
     return content
