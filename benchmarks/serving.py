@@ -1,6 +1,7 @@
 """A classifier behind `eyesel serve` under 1 to 128 clients at once, beside the network alone and a plain server.
 
-The network alone is what the model does with full batches that are there already: the most that any server could reach.
+The network alone is what the model does with batches that are there already, of as many pictures as there are clients
+and 16 at most: what a server without any cost of its own would reach.
 The plain server is the same model behind transformers' pipeline and FastAPI, one picture at a time. All three have the
 machine to themselves and the same threads; the clients share it with the servers.
 
@@ -30,7 +31,7 @@ from benchmarks.measure import environment, machine
 from benchmarks.vit import folder as vit_folder
 from eyesel import ImageClassifier
 
-BATCH, DIFFERENT = 32, 64
+BATCH, DIFFERENT = 16, 64
 LEVELS = (1, 8, 32, 128)
 EYESEL = (sys.executable, "-c", "from eyesel.cli import main; main()", "serve", "--no-web")
 COLUMNS = (
@@ -108,16 +109,16 @@ async def load(port: int, path: str, clients: int, seconds: float, bodies: Seque
     return Load(len(took) / seconds, statistics.median(took), took[int(0.99 * (len(took) - 1))])
 
 
-def alone(model: Path | str, seconds: float) -> float:
-    """Pictures a second of the network with full batches."""
+def alone(model: Path | str, batch: int, seconds: float) -> float:
+    """Pictures a second of the network with batches of so many."""
     eye = ImageClassifier.load(model)
     height, width = eye.model.config.image_size
-    pixels = torch.randn(BATCH, 3, height, width, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     eye.network(pixels)
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         eye.network(pixels)
-        count += BATCH
+        count += batch
     return count / (time.perf_counter() - start)
 
 
@@ -178,13 +179,14 @@ def measure(model: str, levels: Sequence[int], seconds: float, size: tuple[int, 
     }
     lines = [f"| {' | '.join(COLUMNS)} |", "|---:" * len(COLUMNS) + "|"]
     for clients in levels:
-        before = alone(model, seconds / 4)
+        batch = min(clients, BATCH)
+        before = alone(model, batch, seconds / 4)
         got = {}
         for name, command in commands.items():
             with server(command, "/health") as port:
                 asyncio.run(load(port, "/classify", clients, min(seconds, 5), bodies))
                 got[name] = asyncio.run(load(port, "/classify", clients, seconds, bodies))
-        best = (before + alone(model, seconds / 4)) / 2
+        best = (before + alone(model, batch, seconds / 4)) / 2
         share = got["eyesel"].rate / best
         lines.append(f"| {clients} | {best:.1f} | {got['eyesel'].cells()} | {share:.0%} | {got['plain'].cells()} |")
         print(lines[-1], file=sys.stderr, flush=True)

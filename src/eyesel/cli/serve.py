@@ -51,8 +51,8 @@ def serve(
     ] = 2048,
     max_body: Annotated[int, typer.Option(min=1, help="Megabytes of one request.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of work on one job.")] = 600,
-    max_batch: Annotated[int, typer.Option(min=1, help="Pictures that are classified together.")] = 32,
-    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for what is on its way.")] = 5,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures that are classified together.")] = 16,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for what is to come.")] = 20,
     paint_batch: Annotated[int, typer.Option(min=1, help="Pictures that are painted together.")] = 4,
     memory: Annotated[
         float | None, typer.Option(min=0, help="Gigabytes of models; the least recently used go first.")

@@ -1,7 +1,9 @@
 """Dynamic batches: what many clients ask of one classifier goes through it together.
 
-A batch is made when there are enough pictures for one, when no more are on their way, or when the first has waited for
-long enough. While the device is busy the queue fills by itself, so that under load batches are full without waiting.
+A batch is made when there are enough pictures for one, when no more are to be expected, or when the device has waited
+for long enough. While it is busy the queue fills by itself. Expected are those that are being decoded, and as many as
+were asked for last time: clients that have just been answered ask again, and would else take turns in half batches.
+A lone client never waits.
 """
 
 import asyncio
@@ -44,6 +46,8 @@ class Batches:
         self._most, self._wait = options.max_batch, options.max_wait_ms / 1000
         self._queue: FairQueue[Ask] = FairQueue(options.limits.asks, options.limits.share, "pictures")
         self._arriving = 0
+        self._expected = 0  # pictures that clients wanted at once when the last batch was made
+        self._free_since, self._took = 0.0, 0.0  # the end of the last batch, and its seconds
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -71,12 +75,15 @@ class Batches:
         first = next(self._queue.ordered(), None)
         if first is None:
             return None
-        if len(self._queue) >= self._most or not self._arriving:
+        expected = max(self._expected, len(self._queue) + self._arriving)
+        if len(self._queue) >= min(expected, self._most):
             return 0
-        return max(first.asked + self._wait - now, 0)
+        waits_since = max(first.asked, self._free_since)
+        return max(waits_since + min(self._wait, self._took) - now, 0)
 
     def run(self) -> None:
         with self._lock:
+            self._expected = len(self._queue) + self._arriving
             asks = self._queue.take(lambda taken, ask: len(taken) < self._most and _together(taken[0], ask))
         asks = [ask for ask in asks if not ask.answer.cancelled()]  # whose client has gone
         if not asks:
@@ -88,7 +95,9 @@ class Batches:
             results = self._compute(asks[0].key, pixels, [ask.finish for ask in asks])
         except Exception as error:
             results = error
-        self._seen(len(asks), time.monotonic() - started)
+        self._free_since = time.monotonic()
+        self._took = self._free_since - started
+        self._seen(len(asks), self._took)
         _loop_of(asks).call_soon_threadsafe(_deliver, asks, results)
 
 

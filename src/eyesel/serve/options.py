@@ -34,7 +34,7 @@ class ServerOptions:
     """`models` are names as `load` takes them; the first classifier and the first painter are the defaults.
 
     `data` keeps jobs and their pictures over a restart; None is a temporary folder. `max_wait_ms` is how long a batch
-    waits for pictures that are already on their way.
+    waits for pictures that are to be expected, and no longer than one took.
     """
 
     models: tuple[str, ...] = ("tiny",)
@@ -47,8 +47,8 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     allow_urls: bool = False
     cors: tuple[str, ...] = ()
-    max_batch: int = 32
-    max_wait_ms: float = 5.0
+    max_batch: int = 16
+    max_wait_ms: float = 20.0
     aliases: tuple[str, ...] = ALIASES
     models_dir: Path | None = None
     offline: bool = False
