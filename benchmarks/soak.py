@@ -2,7 +2,8 @@
 
 Each worker asks what chance tells it to: classifications, embeddings and attention of all three kinds of bodies, jobs
 that are awaited, cancelled or forgotten, pictures that are none, JSON that is none, requests that break off. In the end
-of each part the server is killed, started again on its folder, and asked for every job that it had accepted.
+of each part the server is killed in the midst of requests and started again on its folder; the last one is asked for
+every job that was ever accepted.
 
     python -m benchmarks.soak --requests 10000
 
@@ -184,6 +185,22 @@ async def part(soak: Soak, requests: int) -> list[float]:
     return readings
 
 
+async def killed(soak: Soak, server: Server) -> None:
+    """All workers ask, and in the midst of it the server dies."""
+
+    async def work(client: httpx.AsyncClient) -> None:
+        while True:
+            await soak.ask(client)
+
+    async with httpx.AsyncClient(base_url=soak.url, timeout=120) as client:
+        working = [asyncio.create_task(work(client)) for _ in range(WORKERS)]
+        await asyncio.sleep(soak.random.uniform(0.5, 2))
+        server.kill()
+        for ended in await asyncio.gather(*working, return_exceptions=True):
+            if isinstance(ended, BaseException) and not isinstance(ended, (httpx.TransportError, OSError)):
+                raise ended
+
+
 async def lost(soak: Soak, states: Counter[str]) -> list[str]:
     """Counts what became of all jobs; those are lost that are not there, not at an end, or done without a picture."""
     found = []
@@ -209,7 +226,7 @@ async def run(requests: int, parts: int, seed: int, data: Path) -> bool:
         growth.append(readings[-1] / readings[1] - 1)
         told = ", ".join(f"{reading / 2**20:.0f}" for reading in readings)
         print(f"part {number + 1}: memory {told} MB, {growth[-1]:+.1%}", flush=True)
-        server.kill()
+        await killed(soak, server)
     server = Server(data)
     soak.url = server.url
     states: Counter[str] = Counter()
