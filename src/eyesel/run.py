@@ -16,7 +16,7 @@ from eyesel.conditioning import emphasis_mode
 from eyesel.diffusion import Schedule, Variation, from_scheduler_config
 from eyesel.easel import Easel
 from eyesel.errors import SettingError
-from eyesel.images import filled, fitted, from_pil
+from eyesel.images import FILTERS, filled, fitted, from_pil
 from eyesel.nn.attention import Tap
 from eyesel.nn.stage import Stage
 from eyesel.passes import Call, Known, Pass
@@ -107,8 +107,9 @@ class Run:
     def _enlarged(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """Latents (B, C, h, w) of pictures of `size`."""
         upscaler = self.settings.hires_upscaler
-        if upscaler == "lanczos":
-            return self.easel.encode([fitted(picture, size) for picture in self.easel.decode(latents)])
+        if upscaler in FILTERS:
+            decoded = self.easel.decode(latents)
+            return self.easel.encode([fitted(picture, size, resample=FILTERS[upscaler]) for picture in decoded])
         shape = self.easel.latent_shape(len(latents), size)[2:]
         modes = {"latent": "bilinear", "latent_bicubic": "bicubic", "latent_nearest": "nearest"}
         return F.interpolate(latents, shape, mode=modes[upscaler])

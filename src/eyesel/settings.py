@@ -18,6 +18,7 @@ HIRES_UPSCALERS = {
     "latent_bicubic": "the latents, by cubics",
     "latent_nearest": "the latents, each repeated",
     "lanczos": "the decoded picture, by Lanczos' filter",
+    "nearest": "the decoded picture, each pixel repeated",
 }
 MOST_HIRES = 8.0
 ELSEWHERE = {  # what diffusers and AUTOMATIC1111 call them

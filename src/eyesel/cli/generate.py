@@ -40,7 +40,7 @@ def generate(
     hires_steps: Annotated[int | None, typer.Option(help="Of the second pass; default --steps.")] = None,
     hires_strength: Annotated[float, typer.Option(help="How much the second pass makes anew, up to 1.")] = 0.7,
     hires_upscaler: Annotated[
-        str, typer.Option(help="latent, latent_bicubic, latent_nearest or lanczos (the picture).")
+        str, typer.Option(help="latent, latent_bicubic, latent_nearest; lanczos or nearest (the picture).")
     ] = "latent",
     loras: p.Loras = None,
     adapter: Adapter = None,

@@ -6,6 +6,7 @@ from PIL import Image
 from eyesel.errors import SettingError
 from eyesel.images.masks import Box
 
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # that enlarge pictures
 RESIZES = {
     "stretch": "the whole picture, its proportions given up",
     "crop": "its proportions kept, what is too much cut off on both sides",

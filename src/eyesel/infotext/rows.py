@@ -165,6 +165,7 @@ UPSCALERS = Names(
         "latent_bicubic": "Latent (bicubic)",
         "latent_nearest": "Latent (nearest)",
         "lanczos": "Lanczos",
+        "nearest": "Nearest",
     }
 )
 MASK_MODES = Names({True: "Inpaint not masked", False: "Inpaint masked"})
