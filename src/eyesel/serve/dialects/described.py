@@ -18,6 +18,7 @@ FOX = "a large fox on a blue background"
 PICTURE = """"'"$(base64 -w0 fox.png)"'\""""  # between the single quotes of -d
 
 _ERROR = {"description": "What was wrong, and the field at fault, in the dialect's own shape."}
+BUSY = {"description": "The server is at fault, or busy: Retry-After, as with 429, says when to come again."}
 
 
 def described(
@@ -38,7 +39,7 @@ def described(
     return {
         "summary": said.split(":")[0].rstrip("."),
         "description": f"{said}\n\n```sh\ncurl {curl}\n```",
-        "responses": dict.fromkeys((400, 401, 404, 413, 422, 429, 503), _ERROR),
+        "responses": {"4XX": _ERROR, "5XX": BUSY},
         "openapi_extra": extra,
     }
 

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from eyesel.serve.dialects.described import example
+from eyesel.serve.dialects.described import BUSY, example
 
 _SETTINGS = "all settings of `eyesel generate`, `inpaint` or `stylize` by their names (solver, size, strength, ...)"
 _PICTURE = {"type": "string", "description": "A picture in base64, with or without `data:`, or an address if allowed."}
@@ -113,11 +113,10 @@ def documented(name: str) -> dict[str, Any]:
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
             }
         }
-    errors = dict.fromkeys((400, 401, 404, 413, 422, 429, 503), _ERROR)
     return {
         "summary": said.split(":")[0].split(".")[0],
         "description": f"{said}\n\n```sh\ncurl {curl}\n```",
-        "responses": errors,
+        "responses": {"4XX": _ERROR, "5XX": BUSY},
         "openapi_extra": extra,
         "tags": ["eyesel"],
     }
