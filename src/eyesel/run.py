@@ -23,6 +23,15 @@ from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
 
+# Of `torch.nn.functional.interpolate`, as AUTOMATIC1111 has them
+LATENT_MODES: dict[str, Any] = {
+    "latent": {"mode": "bilinear"},
+    "latent_antialiased": {"mode": "bilinear", "antialias": True},
+    "latent_bicubic": {"mode": "bicubic"},
+    "latent_bicubic_antialiased": {"mode": "bicubic", "antialias": True},
+    "latent_nearest": {"mode": "nearest"},
+    "latent_nearest_exact": {"mode": "nearest-exact"},
+}
 STRENGTH = 0.75  # of image to image, unless the caller says otherwise; a masked part is made wholly anew
 
 
@@ -111,8 +120,7 @@ class Run:
             decoded = self.easel.decode(latents)
             return self.easel.encode([fitted(picture, size, resample=FILTERS[upscaler]) for picture in decoded])
         shape = self.easel.latent_shape(len(latents), size)[2:]
-        modes = {"latent": "bilinear", "latent_bicubic": "bicubic", "latent_nearest": "nearest"}
-        return F.interpolate(latents, shape, mode=modes[upscaler])
+        return F.interpolate(latents, shape, **LATENT_MODES[upscaler])
 
     def pictures(self, latents: Tensor) -> list[Picture]:
         """The pictures of latents, with the record of how they were made."""
