@@ -17,7 +17,7 @@ def test_the_docs_ask_nobody_else(browser, keys):
         page.goto(f"{url}/docs")
         page.click("#operations-tag-AUTOMATIC1111")
         page.click("[id*=txt2img] .opblock-summary")
-        assert f"{url}/sdapi/v1/txt2img" in page.inner_text(".opblock.is-open .markdown pre")
+        assert f"{url}/sdapi/v1/txt2img" in page.inner_text(".opblock.is-open .opblock-description")
         page.click(".try-out__btn")
         page.click(".execute")
         page.wait_for_selector(".live-responses-table .response")
