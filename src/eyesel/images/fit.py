@@ -36,7 +36,7 @@ def fitted(
     width, height = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"the picture of {image.width} x {image.height} is too narrow to become {size[0]} x {size[1]}: cut it first."
+            f"the picture of {image.width} x {image.height} is too narrow for {size[0]} x {size[1]}: cut it first."
         )
     left, top = (size[0] - width) // 2, (size[1] - height) // 2  # negative where something is cut off
     box = (-left, -top, size[0] - left, size[1] - top)
