@@ -16,13 +16,22 @@ from eyesel.conditioning import emphasis_mode
 from eyesel.diffusion import Schedule, Variation, from_scheduler_config
 from eyesel.easel import Easel
 from eyesel.errors import SettingError
-from eyesel.images import filled, fitted, from_pil
+from eyesel.images import FILTERS, filled, fitted, from_pil
 from eyesel.nn.attention import Tap
 from eyesel.nn.stage import Stage
 from eyesel.passes import Call, Known, Pass
 from eyesel.picture import Painting, Picture
 from eyesel.settings import Settings
 
+# Of `torch.nn.functional.interpolate`, as AUTOMATIC1111 has them
+LATENT_MODES: dict[str, Any] = {
+    "latent": {"mode": "bilinear"},
+    "latent_antialiased": {"mode": "bilinear", "antialias": True},
+    "latent_bicubic": {"mode": "bicubic"},
+    "latent_bicubic_antialiased": {"mode": "bicubic", "antialias": True},
+    "latent_nearest": {"mode": "nearest"},
+    "latent_nearest_exact": {"mode": "nearest-exact"},
+}
 STRENGTH = 0.75  # of image to image, unless the caller says otherwise; a masked part is made wholly anew
 
 
@@ -107,11 +116,11 @@ class Run:
     def _enlarged(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """Latents (B, C, h, w) of pictures of `size`."""
         upscaler = self.settings.hires_upscaler
-        if upscaler == "lanczos":
-            return self.easel.encode([fitted(picture, size) for picture in self.easel.decode(latents)])
+        if upscaler in FILTERS:
+            decoded = self.easel.decode(latents)
+            return self.easel.encode([fitted(picture, size, resample=FILTERS[upscaler]) for picture in decoded])
         shape = self.easel.latent_shape(len(latents), size)[2:]
-        modes = {"latent": "bilinear", "latent_bicubic": "bicubic", "latent_nearest": "nearest"}
-        return F.interpolate(latents, shape, mode=modes[upscaler])
+        return F.interpolate(latents, shape, **LATENT_MODES[upscaler])
 
     def pictures(self, latents: Tensor) -> list[Picture]:
         """The pictures of latents, with the record of how they were made."""

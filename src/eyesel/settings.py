@@ -15,9 +15,13 @@ FILLS = {
 }
 HIRES_UPSCALERS = {
     "latent": "the latents, linearly",
+    "latent_antialiased": "the same, antialiased",
     "latent_bicubic": "the latents, by cubics",
+    "latent_bicubic_antialiased": "the same, antialiased",
     "latent_nearest": "the latents, each repeated",
+    "latent_nearest_exact": "the same, the nearest by their centres",
     "lanczos": "the decoded picture, by Lanczos' filter",
+    "nearest": "the decoded picture, each pixel repeated",
 }
 MOST_HIRES = 8.0
 ELSEWHERE = {  # what diffusers and AUTOMATIC1111 call them

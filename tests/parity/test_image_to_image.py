@@ -153,15 +153,26 @@ def test_pictures_of_other_sizes_are_resized_as_diffusers_does(tmp_path):
     assert (from_pil([fitted(PICTURE, (32, 48))]) - expected).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_the_second_pass_is_image_to_image_on_larger_latents(tmp_path, family):
+ENLARGING = {  # AUTOMATIC1111's latent upscale modes
+    "latent": {"mode": "bilinear", "antialias": False},
+    "latent_antialiased": {"mode": "bilinear", "antialias": True},
+    "latent_bicubic": {"mode": "bicubic", "antialias": False},
+    "latent_bicubic_antialiased": {"mode": "bicubic", "antialias": True},
+    "latent_nearest": {"mode": "nearest", "antialias": False},
+    "latent_nearest_exact": {"mode": "nearest-exact", "antialias": False},
+}
+
+
+@pytest.mark.parametrize(("family", "upscaler"), [("sdxl", "latent"), *(("sd1", name) for name in ENLARGING)])
+def test_the_second_pass_is_image_to_image_on_larger_latents(tmp_path, family, upscaler):
     painter, pipeline, folder = both(write_painter(tmp_path, family), IMAGE_TO_IMAGE[family])
     pipeline.scheduler = SCHEDULERS["euler"].from_pretrained(folder, subfolder="scheduler")
     settings = {"steps": 6, "guidance": 5.0, "negative": NEGATIVE, "solver": "euler", "size": (32, 40), "seed": 7}
-    for painting in painter.steps(PROMPT, hires=1.6, hires_steps=8, hires_strength=0.5, **settings):
+    hires = {"hires": 1.6, "hires_steps": 8, "hires_strength": 0.5, "hires_upscaler": upscaler}
+    for painting in painter.steps(PROMPT, **hires, **settings):
         if painting.index == 5:
             small = painting.latents
     assert (painting.total, painting.latents.shape[2:]) == (10, (8, 6))
-    larger = torch.nn.functional.interpolate(small, (8, 6), mode="bilinear")
+    larger = torch.nn.functional.interpolate(small, (8, 6), **ENLARGING[upscaler])
     expected = theirs_of(pipeline, image=larger, strength=0.5, num_inference_steps=8, guidance_scale=5.0)
     assert close(painting.latents, expected)

@@ -1,5 +1,6 @@
 """What the tests of the server start from."""
 
+import httpx
 import pytest
 
 import eyesel
@@ -31,3 +32,10 @@ def fox(easel):
 @pytest.fixture(scope="session")
 def fox_png(fox):
     return png(fox)
+
+
+@pytest.fixture(scope="module")
+def sdapi(server):
+    """A client of AUTOMATIC1111's web API."""
+    with httpx.Client(base_url=f"{server.base_url}/sdapi/v1", timeout=60) as client:
+        yield client

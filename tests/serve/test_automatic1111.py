@@ -1,143 +1,17 @@
-"""AUTOMATIC1111's web API: what Open WebUI and SillyTavern send, call by call, and what each field does."""
+"""AUTOMATIC1111's web API: what each field of a painting does."""
 
-import base64
-import io
 import json
-import threading
 
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-import eyesel
 from eyesel.infotext import parse
-from eyesel.weights.hub import ASSETS
-from serving import FOX, png, serving, wait_for
+from sdapi import SAME, opened, painted, same, text
+from serving import FOX
 
 OWL = "a large owl on a blue background"
-SAME = {"solver": "euler", "schedule": "normal", "rng": "philox"}  # what AUTOMATIC1111 does where nothing is said
-
-
-@pytest.fixture(scope="module")
-def sdapi(server):
-    with httpx.Client(base_url=f"{server.base_url}/sdapi/v1", timeout=60) as client:
-        yield client
-
-
-def text(image):
-    return base64.b64encode(image if isinstance(image, bytes) else png(image)).decode()
-
-
-def opened(data):
-    return Image.open(io.BytesIO(base64.b64decode(data)))
-
-
-def painted(client, path="/txt2img", **body):
-    answer = client.post(path, json={"steps": 4, **body})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def same(data, picture):
-    np.testing.assert_array_equal(np.asarray(opened(data)), np.asarray(picture.image))
-
-
-# What clients do
-
-
-def test_open_webui(server):
-    """Its engine "automatic1111": Basic auth, a look at the options, all of them sent back, one picture or several."""
-    with serving(api_keys=("user:secret",)) as server:
-        auth = {"authorization": "Basic " + base64.b64encode(b"user:secret").decode()}
-        with httpx.Client(base_url=f"{server.base_url}/sdapi/v1", headers=auth, timeout=60) as client:
-            options = client.get("/options").json()
-            models = client.get("/sd-models").json()
-            assert [(model["title"], model["model_name"]) for model in models] == [("tiny", "tiny")]
-            options["sd_model_checkpoint"] = models[0]["title"]
-            assert client.post("/options", json=options).status_code == 200
-            body = {"prompt": FOX, "batch_size": 2, "width": 32, "height": 32, "steps": 4, "negative_prompt": "red"}
-            answer = client.post("/txt2img", json=body).json()
-            assert len(answer["images"]) == 2 and opened(answer["images"][0]).size == (32, 32)
-            assert json.loads(answer["info"])["all_prompts"] == [FOX, FOX]
-        refused = httpx.get(f"{server.base_url}/sdapi/v1/options", auth=("user", "wrong"))
-        assert refused.status_code == 401 and "Basic" in refused.headers["www-authenticate"]
-        assert list(refused.json()) == ["error", "detail", "body", "errors"]
-
-
-def test_silly_tavern(sdapi):
-    """All calls of `src/endpoints/stable-diffusion.js`, and the request that its page makes, with all its fields."""
-    assert sdapi.get("/options", headers={"Authorization": "Basic Og=="}).is_success
-    upscalers = [each["name"] for each in sdapi.get("/upscalers").json()]
-    latent = [each["name"] for each in sdapi.get("/latent-upscale-modes").json()]
-    assert upscalers == ["None", "Lanczos"] and latent[0] == "Latent"
-    assert [each["model_name"] for each in sdapi.get("/sd-vae").json()] == []
-    assert sdapi.get("/sd-modules").status_code == 404  # which only Forge has
-    samplers = [each["name"] for each in sdapi.get("/samplers").json()]
-    schedulers = [each["name"] for each in sdapi.get("/schedulers").json()]
-    assert {"Euler a", "DPM++ 2M", "DDIM"} <= set(samplers) and {"automatic", "karras"} <= set(schedulers)
-    title = sdapi.get("/sd-models").json()[0]["title"]
-    assert sdapi.post("/options", json={"sd_model_checkpoint": title}).is_success
-    progress = sdapi.get("/progress").json()
-    assert progress["progress"] == 0 and progress["state"]["job_count"] == 0
-    options = sdapi.get("/options").json()
-    assert options["sd_model_checkpoint"] == title and "forge_preset" not in options
-    body = {
-        "url": str(sdapi.base_url),
-        "auth": "",
-        "prompt": FOX,
-        "negative_prompt": "red",
-        "sampler_name": "Euler a",
-        "scheduler": "karras",
-        "steps": 4,
-        "cfg_scale": 3,
-        "width": 32,
-        "height": 32,
-        "restore_faces": False,
-        "enable_hr": False,
-        "hr_upscaler": "ESRGAN_4x",
-        "hr_scale": 1,
-        "hr_additional_modules": [],
-        "denoising_strength": 0.7,
-        "hr_second_pass_steps": 0,
-        "override_settings": {"CLIP_stop_at_last_layers": 1},
-        "override_settings_restore_afterwards": True,
-        "clip_skip": 1,
-        "save_images": True,
-        "send_images": True,
-        "do_not_save_grid": False,
-        "do_not_save_samples": False,
-    }
-    answer = painted(sdapi, **body)
-    assert len(answer["images"]) == 1 and json.loads(answer["info"])["sampler_name"] == "Euler a"
-    for name in samplers:
-        painted(sdapi, **body | {"sampler_name": name, "scheduler": "automatic"})
-
-
-def test_silly_tavern_interrupts_when_its_browser_goes_away(sdapi):
-    answers = []
-    body = {"prompt": FOX, "steps": 150, "width": 64, "height": 64, "batch_size": 10}
-    thread = threading.Thread(target=lambda: answers.append(sdapi.post("/txt2img", json=body)))
-    thread.start()
-    wait_for(lambda: sdapi.get("/progress").json()["state"]["sampling_step"] > 1)
-    wait_for(lambda: sdapi.get("/progress").json()["current_image"])
-    progress = sdapi.get("/progress").json()
-    assert 0 < progress["progress"] < 1 and progress["eta_relative"] > 0 and progress["state"]["job_count"] == 1
-    assert opened(progress["current_image"]).size == (64, 64)
-    assert sdapi.get("/progress?skip_current_image=true").json()["current_image"] is None
-    with httpx.Client(base_url=sdapi.base_url, headers={"X-API-Key": "another client"}) as other:
-        assert other.get("/progress").json()["state"]["job_count"] == 0
-        other.post("/interrupt")
-    assert sdapi.get("/progress").json()["state"]["interrupted"] is False
-    assert sdapi.post("/interrupt").json() == {}
-    thread.join(30)
-    assert answers[0].status_code == 400 and "cancelled" in answers[0].json()["detail"]
-    assert sdapi.get("/progress").json()["state"]["job_count"] == 0
-
-
-# What the fields do
 
 
 def test_pictures_are_those_of_the_library_and_say_how_they_were_painted(sdapi, easel):
@@ -196,6 +70,16 @@ def test_a_second_pass(sdapi, easel, said):
     ))  # fmt: skip
 
 
+def test_a_second_pass_of_repeated_pixels(sdapi, easel):
+    """Whatever `upscalers` lists can enlarge between two passes."""
+    answer = painted(sdapi, prompt=FOX, seed=7, enable_hr=True, hr_upscaler="Nearest", denoising_strength=0.5)
+    expected = easel.generate(
+        FOX, seed=7, steps=4, guidance=7.0, hires=2, hires_upscaler="nearest", hires_strength=0.5, **SAME
+    )
+    same(answer["images"][0], expected)
+    assert "Hires upscaler: Nearest" in json.loads(answer["info"])["infotexts"][0]
+
+
 def test_img2img(sdapi, easel, fox, fox_png):
     said = {"prompt": OWL, "seed": 7, "denoising_strength": 0.5}
     for data in (text(fox_png), f"data:image/png;base64,{text(fox_png)}"):
@@ -249,26 +133,6 @@ def test_options_are_each_clients_own(sdapi):
         )
         assert mine.get("/options").json()["samples_format"] == "webp"
     assert sdapi.get("/options").json()["samples_format"] == "png"
-
-
-def test_png_info(sdapi):
-    data = painted(sdapi, prompt=FOX, negative_prompt="red", seed=7)["images"][0]
-    told = sdapi.post("/png-info", json={"image": f"data:image/png;base64,{data}"}).json()
-    assert told["info"].startswith(f"{FOX}\nNegative prompt: red\n") and told["items"]["parameters"] == told["info"]
-    parameters = told["parameters"]
-    assert (parameters["Prompt"], parameters["Negative prompt"], parameters["Seed"]) == (FOX, "red", "7")
-    assert (parameters["Sampler"], parameters["Schedule type"], parameters["Size"]) == ("Euler", "Uniform", "32x32")
-    assert sdapi.post("/png-info", json={"image": text(Image.new("RGB", (8, 8)))}).json()["info"] == ""
-
-
-def test_lists_and_the_checkpoint(sdapi):
-    for name in ("hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "loras", "extensions"):
-        assert sdapi.get(f"/{name}").json() == []
-    assert sdapi.get("/embeddings").json() == {"loaded": {}, "skipped": {}}
-    assert sdapi.get("/memory").json()["ram"]["total"] > 0 and sdapi.get("/cmd-flags").json()["api"] is True
-    for name in ("unload-checkpoint", "reload-checkpoint"):
-        assert sdapi.post(f"/{name}").json() == {}
-    assert "x-process-time" in sdapi.get("/options").headers
 
 
 @pytest.mark.parametrize(
@@ -338,41 +202,3 @@ def test_pictures_as_files(sdapi, easel, fox, fox_png):
         assert answer.status_code == 200, answer.text
         same(answer.json()["images"][0], expected)
     assert sdapi.post("/png-info", content=fox_png).json()["info"] == ""
-
-
-@pytest.fixture
-def models(tmp_path):
-    """A folder of models in AUTOMATIC1111's layout: a LoRA and an embedding for the bundled painter."""
-    unet = load_file(ASSETS / "tiny" / "painter" / "unet" / "diffusion_pytorch_model.safetensors")
-    words = load_file(ASSETS / "tiny" / "painter" / "text_encoder" / "model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    name = next(name for name in sorted(unet) if name.endswith("attn2.to_v.weight"))
-    out, into = unet[name].shape
-    kohya = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
-    (tmp_path / "Lora").mkdir()
-    (tmp_path / "embeddings").mkdir()
-    factors = {
-        f"{kohya}.lora_down.weight": torch.randn(2, into, generator=generator),
-        f"{kohya}.lora_up.weight": torch.randn(out, 2, generator=generator),
-    }
-    save_file(factors, tmp_path / "Lora" / "ink.safetensors")
-    width = next(tensor.shape[1] for key, tensor in words.items() if "token_embedding" in key)
-    save_file(
-        {"emb_params": torch.randn(3, width, generator=generator)}, tmp_path / "embeddings" / "my-fox.safetensors"
-    )
-    (tmp_path / "embeddings" / "broken.safetensors").write_bytes(b"nothing")
-    return tmp_path
-
-
-def test_loras_and_embeddings_are_listed_and_used(models):
-    expected = eyesel.StableDiffusion.load("tiny", models_dir=models)
-    prompt = "a large my-fox <lora:ink:0.5>"
-    with serving(models_dir=models) as server:
-        lists = {name: server.get(f"/sdapi/v1/{name}").json() for name in ("loras", "embeddings")}
-        answer = painted(server, "/sdapi/v1/txt2img", prompt=prompt, seed=7)
-        unknown = server.post("/sdapi/v1/txt2img", json={"prompt": f"{FOX} <lora:none:1>", "steps": 4})
-    assert [(each["name"], each["path"]) for each in lists["loras"]] == [("ink", "ink.safetensors")]
-    assert lists["embeddings"]["loaded"]["my-fox"]["vectors"] == 3
-    assert list(lists["embeddings"]["skipped"]) == ["broken"]
-    same(answer["images"][0], expected.generate(prompt, seed=7, steps=4, guidance=7.0, **SAME))
-    assert unknown.status_code == 400 and "'none'" in unknown.json()["detail"]

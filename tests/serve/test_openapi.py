@@ -37,13 +37,35 @@ def test_every_curl_works(server, fox_png, tmp_path):
     found = routes(server)
     assert len(found) >= 12
     for path, _method, told in found:
-        command = curl_of(told).replace("HOST", str(server.base_url).rstrip("/")).replace("JOB", done)
+        command = curl_of(told).replace("JOB", done)
         command = command.replace("curl ", "curl --silent --show-error --fail-with-body --max-time 30 ", 1)
         ran = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, env={**os.environ, "no_proxy": "*"}
         )
         assert ran.returncode == 0, (path, command, ran.stdout[:500], ran.stderr)
     assert {"fox.png", "looked-at.png"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_every_example_works(server):
+    """What the page offers to try, where it sends JSON."""
+    tried = []
+    for path, _method, told in routes(server):
+        sent = told.get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in sent and "{" not in path:
+            answer = server.post(path, json=sent["example"])
+            assert answer.is_success, (path, answer.text)
+            tried.append(path)
+    assert {"/jobs", "/v1/images/generations", "/sdapi/v1/img2img", "/sdapi/v1/extra-batch-images"} <= set(tried)
+
+
+def test_where_a_key_is_needed_curls_have_a_place_for_it(server):
+    assert all("KEY" not in curl_of(told) for _, _, told in routes(server))
+    with serving(api_keys=("secret",), warm_up=False) as client:
+        client.headers["Authorization"] = "Bearer secret"
+        document = client.get("/openapi.json").json()
+        for _path, _method, told in routes(client):
+            assert 'curl -H "Authorization: Bearer KEY" ' in curl_of(told) and str(client.base_url) in curl_of(told)
+    assert document["components"]["securitySchemes"][next(iter(document["security"][0]))]["scheme"] == "bearer"
 
 
 def test_nothing_that_fits_the_schema_is_a_5xx():

@@ -107,6 +107,8 @@ def test_resize_modes():
     )
     with pytest.raises(SettingError, match="'squash'; choose one of stretch"):
         fitted(wide, (40, 40), "squash")
+    with pytest.raises(ImageError, match="too narrow"):
+        fitted(Image.new("L", (1, 10_000)), (512, 512), "crop")
     assert fitted(wide, wide.size) is wide
 
 

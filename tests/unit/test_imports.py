@@ -169,7 +169,10 @@ THIRD_PARTY = {
         *("torch", "numpy", "PIL", "safetensors", "huggingface_hub", "rich"),
         *("transformers", "accelerate", "datasets", "peft", "matplotlib"),
     },
-    "serve": {"torch", "numpy", "PIL", "fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
+    "serve": {
+        *("torch", "numpy", "PIL", "fastapi", "fastapi_offline", "pydantic", "starlette", "uvicorn"),
+        "prometheus_client",
+    },
     "web": {"PIL", "fastapi", "gradio", "starlette"},
     "cli": {"typer", "rich", "numpy", "PIL"},
     "__main__": set(),

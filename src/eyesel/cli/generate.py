@@ -7,6 +7,7 @@ from eyesel.cli import painting as p
 from eyesel.cli.adapter import Adapter, AdapterImages, AdapterScale, ImageEncoder
 from eyesel.cli.again import From
 from eyesel.cli.options import Device, Ema, Json, Model, Offline, Precision, PredictionType, Vae, ZeroTerminalSnr
+from eyesel.settings import HIRES_UPSCALERS
 
 
 def generate(
@@ -40,7 +41,7 @@ def generate(
     hires_steps: Annotated[int | None, typer.Option(help="Of the second pass; default --steps.")] = None,
     hires_strength: Annotated[float, typer.Option(help="How much the second pass makes anew, up to 1.")] = 0.7,
     hires_upscaler: Annotated[
-        str, typer.Option(help="latent, latent_bicubic, latent_nearest or lanczos (the picture).")
+        str, typer.Option(help=f"{', '.join(HIRES_UPSCALERS)}; the last two enlarge the picture.")
     ] = "latent",
     loras: p.Loras = None,
     adapter: Adapter = None,

@@ -17,7 +17,7 @@ from eyesel.images.files import (
     written_whole,
 )
 from eyesel.images.find import READABLE, find_images
-from eyesel.images.fit import RESIZES, fitted, window
+from eyesel.images.fit import FILTERS, RESIZES, fitted, window
 from eyesel.images.masks import alpha_mask, around, blurred, filled, inverted, open_mask
 from eyesel.images.sources import Found, Names, Source, each_source, find_sources
 from eyesel.images.tally import Tally, digest
@@ -25,6 +25,7 @@ from eyesel.images.tensors import from_pil, to_pil
 from eyesel.images.transform import ImageTransform
 
 __all__ = [
+    "FILTERS",
     "FORMATS",
     "MAX_PIXELS",
     "READABLE",

@@ -3,9 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from eyesel.errors import SettingError
+from eyesel.errors import ImageError, SettingError
+from eyesel.images.decode import MAX_PIXELS
 from eyesel.images.masks import Box
 
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # that enlarge pictures
 RESIZES = {
     "stretch": "the whole picture, its proportions given up",
     "crop": "its proportions kept, what is too much cut off on both sides",
@@ -19,7 +21,10 @@ def fitted(
     resize: str = "stretch",
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Image.Image:
-    """`image` in `size` (width, height), by Lanczos' filter; `resize` is one of `RESIZES`."""
+    """`image` in `size` (width, height), by Lanczos' filter; `resize` is one of `RESIZES`.
+
+    Raises `SettingError`, and `ImageError` for a picture so narrow that more than `MAX_PIXELS` would be cut off.
+    """
     if resize not in RESIZES:
         raise SettingError(f"resize is {resize!r}; choose one of {', '.join(RESIZES)}.")
     if image.size == size:
@@ -29,6 +34,10 @@ def fitted(
     ratios = size[0] / image.width, size[1] / image.height
     scale = max(ratios) if resize == "crop" else min(ratios)
     width, height = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"the picture of {image.width} x {image.height} is too narrow for {size[0]} x {size[1]}: cut it first."
+        )
     left, top = (size[0] - width) // 2, (size[1] - height) // 2  # negative where something is cut off
     box = (-left, -top, size[0] - left, size[1] - top)
     return window(image.resize((width, height), resample), box)

@@ -162,9 +162,13 @@ FILLS = Names({"original": "original", "fill": "fill", "noise": "latent noise", 
 UPSCALERS = Names(
     {
         "latent": "Latent",
+        "latent_antialiased": "Latent (antialiased)",
         "latent_bicubic": "Latent (bicubic)",
+        "latent_bicubic_antialiased": "Latent (bicubic antialiased)",
         "latent_nearest": "Latent (nearest)",
+        "latent_nearest_exact": "Latent (nearest-exact)",
         "lanczos": "Lanczos",
+        "nearest": "Nearest",
     }
 )
 MASK_MODES = Names({True: "Inpaint not masked", False: "Inpaint masked"})

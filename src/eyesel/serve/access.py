@@ -16,7 +16,8 @@ from eyesel.serve.errors import ApiError
 from eyesel.serve.options import ServerOptions
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # what balancers ask, without a key
-PARTS = ("/assets/", "/static/", "/gradio_api/file=")  # of the page, a hundred at a time: they do not count in the rate
+# Of the pages, a hundred at a time: they do not count in the rate
+PARTS = ("/assets/", "/static/", "/static-offline-docs/", "/gradio_api/file=")
 _MOST_CLIENTS = 10_000  # whose rates are remembered
 
 

@@ -16,6 +16,7 @@ from eyesel.serve.access import Access
 from eyesel.serve.body import BodyLimit
 from eyesel.serve.checks import NAMES
 from eyesel.serve.dialects import dialects, rendered
+from eyesel.serve.docs import documented_app
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.logs import RequestLog
@@ -37,7 +38,13 @@ def create_app(options: ServerOptions, engine: Engine | None = None, grace: floa
         yield
         await engine.stop(grace)
 
-    app = FastAPI(title="eyesel", version=__version__, lifespan=lifespan, separate_input_output_schemas=False)
+    app = documented_app(
+        keys=bool(options.api_keys),
+        title="eyesel",
+        version=__version__,
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+    )
     app.state.engine, app.state.options = engine, options
     _operations(app, engine)
     for dialect in dialects():

@@ -41,20 +41,29 @@ class ModelPool:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options, self._limit = options, options.limits.memory
-        self._cards = [card for name in options.models for card in _cards_of(name, options.offline)]
-        library = Library.open(options.models_dir)
-        if library is not None:
-            known = {card.path for card in self._cards}
-            found = [(name, path) for name, path in library.checkpoints().items() if path not in known]
-            self._cards += [_card(name, str(path), "painter", path) for name, path in found]
+        self._named = [card for name in options.models for card in _cards_of(name, options.offline)]
+        self.refresh()
         self._loaded: OrderedDict[tuple[Kind, str], tuple[Model, int]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Look for checkpoints in the folder of models again; blocks."""
+        library = Library.open(self._options.models_dir)
+        known = {card.path for card in self._named}
+        found = {} if library is None else library.checkpoints()
+        self._cards = self._named + [
+            _card(name, str(path), "painter", path) for name, path in found.items() if path not in known
+        ]
 
     def cards(self) -> list[ModelCard]:
         return list(self._cards)
 
     def card(self, id: str, kind: Kind) -> ModelCard:
-        return next(card for card in self._cards if (card.id, card.kind) == (id, kind))
+        """Raises a 404 for one that has gone since it was resolved."""
+        for card in self._cards:
+            if (card.id, card.kind) == (id, kind):
+                return card
+        raise ApiError(404, f"The model {id!r} is not served here any more.", "model", "model_not_found")
 
     def resolve(self, name: str | None, kind: Kind) -> str:
         """The id of a model of that kind; None is the first one, and so are the aliases, for painters."""

@@ -1,24 +1,35 @@
 """What the OpenAPI page says of a route of a dialect: one sentence, a curl, and the parameters.
 
-`HOST` is where the server listens, JOB a job that is done, `fox.png` a picture; with a key, add
-`-H "Authorization: Bearer KEY"`.
+`HOST` becomes the address of the server that is asked, `JOB` is the id of a job that is done, `fox.png` any picture.
 """
 
+import base64
+import io
+import json
+import re
 from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel
 
+# For curls
+AS_JSON = """-H "Content-Type: application/json" """
+FOX = "a large fox on a blue background"
+PICTURE = """"'"$(base64 -w0 fox.png)"'\""""  # between the single quotes of -d
+
 _ERROR = {"description": "What was wrong, and the field at fault, in the dialect's own shape."}
+BUSY = {"description": "The server is at fault, or busy: Retry-After, as with 429, says when to come again."}
 
 
 def described(
     said: str, curl: str, kind: type[BaseModel] | None = None, files: tuple[str, ...] = (), raw: bool = False
 ) -> dict[str, Any]:
     """Keywords for the decorator of a route that takes `kind`, with pictures `files`, or the bytes of one (`raw`)."""
-    extra: dict[str, Any] = {"x-curl": f"curl {curl}"}
+    extra: dict[str, Any] = {}
     if kind is not None:
         schema = _flat(kind.model_json_schema())
         content: dict[str, Any] = {"application/json": {"schema": _with(schema, files, {"type": "string"})}}
+        content["application/json"] |= example(curl)
         if files:
             binary = {"type": "string", "format": "binary"}
             content["multipart/form-data"] = {"schema": _with(schema, files, binary)}
@@ -28,9 +39,21 @@ def described(
     return {
         "summary": said.split(":")[0].rstrip("."),
         "description": f"{said}\n\n```sh\ncurl {curl}\n```",
-        "responses": dict.fromkeys((400, 401, 404, 413, 422, 429, 503), _ERROR),
+        "responses": {"4XX": _ERROR, "5XX": BUSY},
         "openapi_extra": extra,
     }
+
+
+def example(curl: str) -> dict[str, Any]:
+    """The JSON that a curl sends, if it does, as OpenAPI has it: what the page offers to try."""
+    sent = re.search(r"-d '(.*?)' ", curl)
+    return {"example": json.loads(sent[1].replace(PICTURE, f'"{_small_picture()}"'))} if sent else {}
+
+
+def _small_picture() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "teal").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _with(schema: dict[str, Any], files: tuple[str, ...], kind: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What the OpenAPI page says of the native routes, each with a curl that works as it stands.
 
-`HOST` is where the server listens, `JOB` the id of a job, and `fox.png` any picture; with a key, add
-`-H "Authorization: Bearer KEY"`.
+`HOST` becomes the address of the server that is asked, `JOB` is the id of a job, and `fox.png` any picture.
 """
 
 from typing import Any
+
+from eyesel.serve.dialects.described import BUSY, example
 
 _SETTINGS = "all settings of `eyesel generate`, `inpaint` or `stylize` by their names (solver, size, strength, ...)"
 _PICTURE = {"type": "string", "description": "A picture in base64, with or without `data:`, or an address if allowed."}
@@ -107,16 +108,15 @@ def documented(name: str) -> dict[str, Any]:
         form = {"type": "object", "properties": {**body, **files}}
         extra["requestBody"] = {
             "content": {
-                "application/json": {"schema": schema},
+                "application/json": {"schema": schema, **example(curl)},
                 "multipart/form-data": {"schema": form},
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
             }
         }
-    errors = dict.fromkeys((400, 401, 404, 413, 422, 429, 503), _ERROR)
     return {
         "summary": said.split(":")[0].split(".")[0],
         "description": f"{said}\n\n```sh\ncurl {curl}\n```",
-        "responses": errors,
+        "responses": {"4XX": _ERROR, "5XX": BUSY},
         "openapi_extra": extra,
         "tags": ["eyesel"],
     }

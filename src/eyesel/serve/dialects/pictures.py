@@ -31,11 +31,16 @@ def base64_of(picture: Picture | Image.Image, format: str = "png", quality: int 
 
 
 def texts_of(data: bytes, field: str = "image") -> dict[str, str]:
-    """What the metadata of a picture say; blocks a little."""
+    """What the metadata of a picture say; blocks a little. Halves of characters, which no answer can hold, are "?"."""
     try:
-        return texts_in(io.BytesIO(data), f"the {len(data)} bytes given")
+        texts = texts_in(io.BytesIO(data), f"the {len(data)} bytes given")
     except EyeselError as error:
         raise ApiError(400, str(error), field, "invalid_image") from None
+    return {_whole(name): _whole(text) for name, text in texts.items()}
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 async def words_for(engine: Engine, data: bytes, client: str, field: str = "image") -> str:

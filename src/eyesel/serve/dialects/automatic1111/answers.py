@@ -15,7 +15,7 @@ from eyesel.infotext import parse
 from eyesel.infotext.rows import ROWS, SCHEDULES, SOLVERS, UPSCALERS
 from eyesel.infotext.text import AUTOMATICALLY
 from eyesel.picture import Picture
-from eyesel.serve.dialects.automatic1111.requests import ImageToImage, Processing
+from eyesel.serve.dialects.automatic1111.fields import ImageToImage, Processing
 from eyesel.serve.jobs import Job
 from eyesel.weights.library import Library
 from eyesel.weights.textual_inversion import open_embedding
@@ -66,7 +66,7 @@ def info(asked: Processing, pictures: list[Picture]) -> str:
 
 def echo(asked: Processing) -> dict[str, Any]:
     """The parameters as they were understood; pictures only if they are asked for."""
-    told = asked.model_dump(exclude={"url", "auth", "clip_skip"})
+    told = asked.model_dump(exclude={"clip_skip"})
     if isinstance(asked, ImageToImage) and not asked.include_init_images:
         told |= {"init_images": None, "mask": None}
     return told

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from eyesel.serve.dialects.parameters import Said, Whole, spoken, understood
+from eyesel.serve.dialects.parameters import Number, Said, Whole, spoken, understood
 from eyesel.serve.engine import Engine
 from eyesel.serve.jobs import Job
 from eyesel.serve.pool import ModelCard
@@ -29,6 +29,13 @@ class Options(Said):
     eta_noise_seed_delta: Literal[0] = 0
     samples_format: Literal["png", "jpg", "jpeg", "webp"] = "png"
     jpeg_quality: Annotated[Whole, Field(ge=1, le=100)] = 80
+    interrogate_return_ranks: bool = False
+    interrogate_deepbooru_score_threshold: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    enable_pnginfo: Literal[True] = True
+    return_grid: Literal[False] = False
+    inpainting_mask_weight: Literal[1] = 1
+    initial_noise_multiplier: Literal[1] = 1
+    img2img_color_correction: Literal[False] = False
 
     def changed(self, said: dict[str, Any], engine: Engine, field: str | None = None) -> "Options":
         """With other values of some; `field` is where they stand in the request. Raises `ApiError`."""

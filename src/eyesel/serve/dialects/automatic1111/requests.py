@@ -1,172 +1,25 @@
-"""txt2img and img2img: AUTOMATIC1111's fields with its defaults, and what they are as settings.
-
-One default differs: without `width` and `height` a picture has the size that the checkpoint was trained at, or that of
-the picture that it starts from. Fields that do something only beside others (the `hr_` ones beside `enable_hr`, those
-of a mask) may stand there without them, as they do in the requests of all clients. What would do something that cannot
-be done here is refused, unless it has the value at which it does nothing (`NEUTRAL`).
-"""
+"""txt2img and img2img: what the fields of a request are as settings."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from PIL import Image
-from pydantic import Field
 
 from eyesel.diffusion.aliases import AUTOMATIC, named_schedule, named_solver, plain
+from eyesel.diffusion.catalogue import SOLVERS
 from eyesel.errors import SettingError
 from eyesel.images import inverted
 from eyesel.infotext.rows import EMPHASES, UPSCALERS
 from eyesel.infotext.text import AUTOMATICALLY
+from eyesel.serve.dialects.automatic1111.fields import RANDOM, ImageToImage, Processing, TextToImage, check_neutral
 from eyesel.serve.dialects.automatic1111.options import RNGS, Options
-from eyesel.serve.dialects.parameters import Number, Said, Whole
 from eyesel.serve.errors import ApiError
 from eyesel.serve.jobs import Task
 
 USUAL_SIDE = 512  # of a picture of which only one side is said
-RANDOM = -1
 HIRES_STRENGTH = 0.75
 RESIZES = ("stretch", "crop", "fill")
 FILLS = ("fill", "original", "noise", "nothing")
-
-# What can only have these values, or null: they ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "styles": ([],),
-    "seed_resize_from_h": (-1, 0),
-    "seed_resize_from_w": (-1, 0),
-    "restore_faces": (False,),
-    "s_min_uncond": (0,),
-    "s_churn": (0,),
-    "s_tmin": (0,),
-    "s_tmax": (0,),
-    "s_noise": (1,),
-    "refiner_checkpoint": ("", "None"),
-    "disable_extra_networks": (False,),
-    "firstpass_image": (),
-    "firstphase_width": (0,),
-    "firstphase_height": (0,),
-    "comments": ({},),
-    "script_name": ("", "None"),
-    "script_args": ([],),
-    "alwayson_scripts": ({},),
-    "force_task_id": ("",),
-    "infotext": ("",),
-    "latent_mask": (),
-    "initial_noise_multiplier": (1,),
-    "image_cfg_scale": (1.5,),  # for checkpoints of another kind
-    "hr_checkpoint_name": ("", "None", "Use same checkpoint"),
-    "hr_additional_modules": ([], ["Use same choices"]),  # Forge
-}
-
-# eyesel's settings, as the client knows them
-NAMES = {
-    "negative": "negative_prompt",
-    "guidance": "cfg_scale",
-    "solver": "sampler_name",
-    "schedule": "scheduler",
-    "size": "width",
-    "strength": "denoising_strength",
-    "resize": "resize_mode",
-    "seamless": "tiling",
-    "variation_seed": "subseed",
-    "variation_strength": "subseed_strength",
-    "fill": "inpainting_fill",
-    "only_masked": "inpaint_full_res",
-    "padding": "inpaint_full_res_padding",
-    "invert": "inpainting_mask_invert",
-    "hires": "hr_scale",
-    "hires_steps": "hr_second_pass_steps",
-    "hires_strength": "denoising_strength",
-    "hires_upscaler": "hr_upscaler",
-    "clip_skip": "CLIP_stop_at_last_layers",
-    "rng": "randn_source",
-    "image": "init_images",
-    "n": "batch_size",
-    "model": "sd_model_checkpoint",
-}
-
-
-class Processing(Said):
-    """What txt2img and img2img have in common."""
-
-    prompt: str | None = ""
-    negative_prompt: str | None = ""
-    styles: Any = None
-    seed: Whole | None = RANDOM
-    subseed: Whole | None = RANDOM
-    subseed_strength: Number | None = 0
-    seed_resize_from_h: Any = None
-    seed_resize_from_w: Any = None
-    sampler_name: str | None = None
-    sampler_index: str | None = None
-    scheduler: str | None = None
-    steps: Whole | None = 50
-    cfg_scale: Number | None = 7.0
-    width: Whole | None = None
-    height: Whole | None = None
-    batch_size: Annotated[Whole, Field(ge=1)] | None = 1
-    n_iter: Annotated[Whole, Field(ge=1)] | None = 1
-    restore_faces: Any = None
-    tiling: bool | None = None
-    denoising_strength: Number | None = None
-    eta: Number | None = None
-    s_min_uncond: Any = None
-    s_churn: Any = None
-    s_tmin: Any = None
-    s_tmax: Any = None
-    s_noise: Any = None
-    override_settings: dict[str, Any] | None = None
-    override_settings_restore_afterwards: bool | None = True
-    refiner_checkpoint: Any = None
-    refiner_switch_at: Any = None
-    disable_extra_networks: Any = None
-    firstpass_image: Any = None
-    comments: Any = None
-    script_name: Any = None
-    script_args: Any = None
-    alwayson_scripts: Any = None
-    force_task_id: Any = None
-    infotext: Any = None
-    send_images: bool | None = True
-    save_images: bool | None = False
-    do_not_save_samples: bool | None = False
-    do_not_save_grid: bool | None = False
-    clip_skip: Whole | None = Field(None, description="of SD.Next, for CLIP_stop_at_last_layers")
-    url: str | None = Field(None, description="sent by SillyTavern to itself")
-    auth: str | None = Field(None, description="sent by SillyTavern to itself")
-
-
-class TextToImage(Processing):
-    enable_hr: bool | None = False
-    hr_scale: Number | None = 2.0
-    hr_upscaler: str | None = None
-    hr_second_pass_steps: Annotated[Whole, Field(ge=0)] | None = 0
-    hr_resize_x: Annotated[Whole, Field(ge=0)] | None = 0
-    hr_resize_y: Annotated[Whole, Field(ge=0)] | None = 0
-    hr_prompt: str | None = ""
-    hr_negative_prompt: str | None = ""
-    hr_sampler_name: str | None = None
-    hr_scheduler: str | None = None
-    hr_checkpoint_name: Any = None
-    hr_additional_modules: Any = None
-    firstphase_width: Any = None
-    firstphase_height: Any = None
-
-
-class ImageToImage(Processing):
-    init_images: list[str] | None = None
-    resize_mode: Literal[0, 1, 2] | None = Field(0, description="stretch, crop, fill")
-    mask: str | None = Field(None, description="white is repainted")
-    mask_blur: Whole | None = None
-    mask_blur_x: Whole | None = None
-    mask_blur_y: Whole | None = None
-    inpainting_fill: Literal[0, 1, 2, 3] | None = 0
-    inpaint_full_res: bool | None = True
-    inpaint_full_res_padding: Whole | None = 0
-    inpainting_mask_invert: Literal[0, 1] | bool | None = 0
-    include_init_images: bool | None = False
-    image_cfg_scale: Any = None
-    initial_noise_multiplier: Any = None
-    latent_mask: Any = None
 
 
 @dataclass(frozen=True)
@@ -181,10 +34,7 @@ class Work:
 
 def work(asked: Processing, options: Options) -> Work:
     """What both kinds of requests say alike. Raises `ApiError` 422, and 400 for samplers and schedulers."""
-    for name in NEUTRAL.keys() & type(asked).model_fields.keys():
-        value = getattr(asked, name)
-        if value is not None and not any(value == neutral for neutral in NEUTRAL[name]):
-            raise ApiError(422, f"{name} is {value!r:.100}, which cannot be done here: leave it out.", name)
+    check_neutral(asked)
     solver, schedule = _sampler(asked.sampler_name or asked.sampler_index or "Euler", asked.scheduler)
     layers = asked.clip_skip or options.CLIP_stop_at_last_layers
     settings = {
@@ -195,7 +45,7 @@ def work(asked: Processing, options: Options) -> Work:
         "guidance": asked.cfg_scale,
         "solver": solver,
         "schedule": schedule,
-        "eta": asked.eta,
+        "eta": asked.eta if SOLVERS[solver].eta is not None else None,  # which does something for these alone
         "seamless": bool(asked.tiling),
         "clip_skip": layers if layers > 1 else None,  # 1 is the checkpoint's own, also where that is another
         "rng": RNGS[options.randn_source],
