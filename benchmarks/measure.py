@@ -124,6 +124,7 @@ def main(benchmarks: Mapping[str, Benchmark], description: str | None, write: bo
             text = table(benchmark(scratch, arguments.repeats))
             print(f"\n{name} ({time.perf_counter() - start:.0f} s)\n\n{text}", flush=True)
             if write or arguments.write:
-                runs = f"medians of {arguments.repeats} runs taken in turns" if arguments.repeats > 1 else "one run each"
+                count = arguments.repeats
+                runs = f"medians of {count} runs taken in turns" if count > 1 else "one run each"
                 how = f"`python -m benchmarks.{name}`, {runs}"
                 results.write(name, sys.modules[benchmark.__module__].__doc__ or "", how, text)
