@@ -1,4 +1,4 @@
-"""The easel: Stable Diffusion 1.x, 2.x and XL, from a prompt to pictures."""
+"""The easel: Stable Diffusion 1.x, 2.x and XL, from words and pictures to pictures."""
 
 import copy
 from collections.abc import Iterator, Sequence
