@@ -2,7 +2,8 @@
 
 Prints the figures as JSON: how well pictures of a family of objects that the good ones lack are told apart (AUROC of
 `eyesel index outliers`), whether neighbours show the same object, copies found that were saved again, and
-the clusters. With --folder the pictures are kept, labelled by their folders; with --map the map of docs/index.md is drawn.
+the clusters. With --folder the pictures are kept, labelled by their folders; with --map the map of docs/index.md is
+drawn.
 """
 
 import argparse
