@@ -64,6 +64,8 @@ def image_prompt(parameters: dict[str, Any]) -> dict[str, Any] | None:
 
 def noted(parameters: dict[str, Any]) -> dict[str, Any]:
     """What the record of a picture says of its adapter, by which `--from` paints it again."""
+    if parameters["adapter"] is None:
+        return {}
     return {name: parameters[name] for name in ("adapter", *OPTIONS) if parameters[name] is not None}
 
 
