@@ -9,13 +9,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer.main
+from transformers import TrainingArguments
 
 import eyesel
 from eyesel.cli import app
+from eyesel.train.arguments import read_words
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,13 +56,12 @@ def parse(parts):
     """As the program does, without reading a file: (the command, values by parameter, what is left)."""
     command, rest = find(parts)
     context = command.context_class(command, **command.context_settings)
-    values, left, _ = command.make_parser(context).parse_args(list(rest))
-    if context.ignore_unknown_options:  # of `train`: names of TrainingArguments, with their values
-        from eyesel.train.arguments import read_words
-
-        read_words(left)
-        left = []
-    return command, values, left
+    if not context.allow_extra_args:
+        values, left, _ = command.make_parser(context).parse_args(list(rest))
+        return command, values, left
+    command.parse_args(context, list(rest))  # of `train`: what is left are TrainingArguments, by their names
+    read_words(context.args)
+    return command, context.params, []
 
 
 def every_command(group):
@@ -80,25 +82,22 @@ def test_examples_parse(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_the_text_exist(page):
     text = re.sub(r"^    .*$", "", FENCED.sub("", page.read_text(encoding="utf-8")), flags=re.MULTILINE)
-    known = {name for c in every_command(typer.main.get_command(app)) for p in c.params for name in p.opts}
-    known |= {name for c in every_command(typer.main.get_command(app)) for p in c.params for name in p.secondary_opts}
+    parameters = [p for command in every_command(typer.main.get_command(app)) for p in command.params]
+    known = {name for p in parameters for name in (*p.opts, *p.secondary_opts)} | OF_OTHERS | of_training()
     for code in re.findall(r"`([^`\n]+)`", text):
         code = code.replace("\\|", "|")
         if code.startswith("eyesel "):
-            command, rest = find(code.split("`")[0].split()[1:])
+            command, rest = find(code.split()[1:])
             known_here = {name for parameter in command.params for name in parameter.opts}
+            known_here |= of_training() if command.context_settings else {"--help"}
             named = {word for word in rest if word.startswith("-")}
             assert named <= known_here, f"{code}: there is no {named - known_here}"
         elif code.startswith("--"):
             for name in re.findall(r"(?<!\S)--[a-z][\w-]*", code):
-                assert name in known | OF_OTHERS | of_training(), f"{code}: there is no {name}"
+                assert name in known, f"{code}: there is no {name}"
 
 
 def of_training():
-    from dataclasses import fields
-
-    from transformers import TrainingArguments
-
     return {f"--{field.name.replace('_', '-')}" for field in fields(TrainingArguments)} | {"--help"}
 
 
