@@ -1,6 +1,6 @@
-"""What takes no more than about ten minutes together; the rest of results.md has commands of its own."""
+"""What takes about ten minutes together, into results.md; its other sections have commands of their own."""
 
-from benchmarks import cold_start, folders, loading, search, training, unet_step, vit
+from benchmarks import cold_start, folders, loading, search, unet_step, vit
 from benchmarks.measure import main
 
 main(
@@ -11,7 +11,6 @@ main(
         "cold_start": cold_start.run,
         "folders": folders.run,
         "search": search.run,
-        "training": training.run,
     },
     __doc__,
     write=True,

@@ -9,8 +9,8 @@ import torch
 
 FILE = Path(__file__).parent / "results.md"
 ORDER = (
-    *("vit", "unet_step", "loading", "cold_start", "folders", "search", "training"),
-    *("memory", "style_cost", "serving", "soak", "ray_replicas"),
+    *("vit", "unet_step", "loading", "cold_start", "folders", "search"),
+    *("training", "memory", "style_cost", "serving", "soak", "ray_replicas"),
 )
 
 
@@ -20,7 +20,7 @@ def write(name: str, doc: str, how: str, text: str) -> None:
     `doc` is the module's docstring, whose first paragraph says what is measured, `how` the command and its repeats.
     """
     intro, *parts = re.split(r"^## ", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    sections = {part.split("\n")[0]: part for part in parts}
+    sections = {part.split("\n")[0]: part.strip() + "\n\n" for part in parts}
     about = doc.strip().split("\n\n")[0]
     sections[name] = f"{name}\n\n{about}\n\n{how}; {machine()}.\n\n{text.strip()}\n\n"
     ordered = [sections[each] for each in sorted(sections, key=ORDER.index)]
