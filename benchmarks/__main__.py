@@ -1,19 +1,17 @@
-from pathlib import Path
+"""What takes about ten minutes together, into results.md; its other sections have commands of their own."""
 
-from benchmarks import cold_start, folders, loading, memory, search, training, unet_step, vit
+from benchmarks import cold_start, folders, loading, search, unet_step, vit
 from benchmarks.measure import main
 
 main(
     {
         "vit": vit.run,
-        "folders": folders.run,
         "unet_step": unet_step.run,
         "loading": loading.run,
-        "memory": memory.run,
         "cold_start": cold_start.run,
+        "folders": folders.run,
         "search": search.run,
-        "training": training.run,
     },
-    "eyesel beside transformers and diffusers",
-    Path(__file__).parent / "results.md",
+    __doc__,
+    write=True,
 )

@@ -15,7 +15,8 @@ from transformers import pipeline
 for found in pipeline("image-classification", model=sys.argv[1])(sys.argv[2]):
     print(found["label"], found["score"])
 """
-COMMAND = "import sys; from eyesel.cli import main; sys.argv[0] = 'eyesel'; main()"  # what the program `eyesel` does
+# what the program `eyesel` does
+COMMAND = "import sys; from eyesel.__main__ import main; sys.argv[0] = 'eyesel'; main()"
 
 
 def run(scratch: Path, repeats: int) -> list[Row]:

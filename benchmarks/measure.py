@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -11,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from benchmarks import results
 
 Contenders = Mapping[str, Callable[[], object]]
 
@@ -49,14 +49,16 @@ def paired(contenders: Contenders, repeats: int, warm_up: int = 1) -> dict[str, 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def paired_processes(commands: Mapping[str, Sequence[str]], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Each command in fresh processes, in turns, after one run that warms the page cache.
+def paired_processes(
+    commands: Mapping[str, Sequence[str]], repeats: int, warm_up: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """Each command in fresh processes, in turns, after `warm_up` runs that warm the page cache.
 
     A result is what the process printed as its last line, a JSON object if it starts with a brace, and `wall`: the
     seconds from start to end.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for turn in range(repeats + 1):
+    for turn in range(warm_up + repeats):
         for name, command in commands.items():
             start = time.perf_counter()
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
@@ -64,7 +66,7 @@ def paired_processes(commands: Mapping[str, Sequence[str]], repeats: int) -> dic
             if done.returncode:
                 raise SystemExit(f"{name} failed (its message is above)")
             last = (done.stdout.strip().splitlines() or [""])[-1]
-            if turn:
+            if turn >= warm_up:
                 results[name].append({"wall": wall, **(json.loads(last) if last.startswith("{") else {})})
     return results
 
@@ -91,20 +93,6 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def machine() -> str:
-    """The CPU, its threads, and the versions that were compared."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
-    native = "native" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "diffusers"))
-    return (
-        f"{name}, {torch.get_num_threads()} threads, {native} bfloat16; Python {platform.python_version()}, {packages}"
-    )
-
-
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = ["| question | contender | median | eyesel is |", "|---|---|---:|---:|"]
@@ -119,20 +107,24 @@ def table(rows: Sequence[Row]) -> str:
 Benchmark = Callable[[Path, int], list[Row]]
 
 
-def main(benchmarks: Mapping[str, Benchmark], description: str, results: Path | None = None) -> None:
-    """Run, print the table, and write it to `results`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each contender (default 5)")
+def main(benchmarks: Mapping[str, Benchmark], description: str | None, write: bool = False) -> None:
+    """Run and print the tables; with --write, or `write`, they go into results.md besides, each when it is finished."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each contender (default 3)")
     parser.add_argument("--scratch", type=Path, help="where random weights are kept; default: a temporary folder")
+    if not write:
+        parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results.md")
     arguments = parser.parse_args()
+    print(results.machine())
     with tempfile.TemporaryDirectory() as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
-        rows = []
         for name, benchmark in benchmarks.items():
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            rows += benchmark(scratch, arguments.repeats)
-    text = f"{machine()}\n\nMedians of {arguments.repeats} runs taken in turns.\n\n{table(rows)}\n"
-    print(text)
-    if results:
-        results.write_text(f"# Benchmarks\n\nWritten by `python -m benchmarks`.\n\n{text}", encoding="utf-8")
+            start = time.perf_counter()
+            text = table(benchmark(scratch, arguments.repeats))
+            print(f"\n{name} ({time.perf_counter() - start:.0f} s)\n\n{text}", flush=True)
+            if write or arguments.write:
+                count = arguments.repeats
+                runs = f"medians of {count} runs taken in turns" if count > 1 else "one run each"
+                how = f"`python -m benchmarks.{name}`, {runs}"
+                results.write(name, sys.modules[benchmark.__module__].__doc__ or "", how, text)

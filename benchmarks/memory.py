@@ -17,9 +17,15 @@ import torch
 
 from benchmarks.measure import Row, main, median, paired_processes
 
-SIDES = (512, 1024, 2048)
-DECODERS = ("eyesel", "diffusers", "diffusers-tiled")
-UNETS = ("eyesel", "diffusers")
+TITLES = {"decode": "Decode a picture", "unet": "A guided step of the UNet"}
+PLAN = (
+    ("decode", "bfloat16", 512, ("eyesel", "diffusers", "diffusers-tiled")),
+    ("decode", "bfloat16", 1024, ("eyesel", "diffusers", "diffusers-tiled")),
+    ("decode", "bfloat16", 2048, ("eyesel", "diffusers-tiled")),  # without tiles diffusers takes well over 16 GB
+    ("decode", "float32", 2048, ("eyesel",)),
+    ("unet", "bfloat16", 512, ("eyesel", "diffusers")),
+    ("unet", "bfloat16", 1024, ("eyesel", "diffusers")),
+)
 
 
 def decoder(who: str, dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
@@ -93,22 +99,15 @@ def one(what: str, who: str, dtype: str, side: int) -> None:
 
 def run(scratch: Path, repeats: int) -> list[Row]:
     rows = []
-    for what, contenders, title in (
-        ("decode", DECODERS, "Decode a picture"),
-        ("unet", UNETS, "A guided step of the UNet"),
-    ):
-        for dtype in ("bfloat16", "float32") if what == "decode" else ("bfloat16",):
-            for side in SIDES:
-                command = [sys.executable, "-m", "benchmarks.memory", "--one", what]
-                commands = {who: [*command, who, dtype, str(side)] for who in contenders}
-                results = paired_processes(commands, 1)
-                ours = median(results["eyesel"], "peak")
-                for who in contenders:
-                    peak, seconds = (median(results[who], key) for key in ("peak", "seconds"))
-                    better = None if who == "eyesel" else peak / ours
-                    rows.append(
-                        Row(f"{title} of {side}x{side}, {dtype}", who, f"{seconds:.1f} s, peak {peak:.2f} GB", better)
-                    )
+    for what, dtype, side, contenders in PLAN:
+        command = [sys.executable, "-m", "benchmarks.memory", "--one", what]
+        results = paired_processes({who: [*command, who, dtype, str(side)] for who in contenders}, repeats, warm_up=0)
+        ours = median(results["eyesel"], "peak")
+        for who in contenders:
+            peak, seconds = (median(results[who], key) for key in ("peak", "seconds"))
+            question = f"{TITLES[what]}, {side}x{side}, {dtype}"
+            better = None if who == "eyesel" else peak / ours
+            rows.append(Row(question, who, f"{seconds:.1f} s, peak {peak:.2f} GB", better))
     return rows
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import eyesel
+from benchmarks import results
 
 PICTURE = Path(eyesel.__file__).parent / "assets" / "tiny" / "examples" / "fox.png"
 ORDER = {"prompt": "a large fox on a blue background", "steps": 4, "seed": 7}
@@ -137,12 +138,12 @@ def measure(served: Served, seconds: float, clients: int, painters: int, kill: b
     return {
         "requests": len(seen.ended) + len(seen.failed),
         "failed": len(seen.failed),
-        "failures": seen.failed[:3],
+        "failures": "; ".join(seen.failed[:3]),
         "requests/s": round(len(took) / seconds, 1),
         "p50 (ms)": round(1000 * took[len(took) // 2], 1),
         "p99 (ms)": round(1000 * took[len(took) * 99 // 100], 1),
         "slowest (ms)": round(1000 * took[-1], 1),
-        "jobs": {state: states.count(state) for state in sorted(set(states))},
+        "jobs": ", ".join(f"{state}: {states.count(state)}" for state in sorted(set(states))),
         **facts,
     }
 
@@ -161,16 +162,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--painters", type=int, default=2, help="clients that order pictures")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results.md")
     given = parser.parse_args()
     served = Served("--replicas", "2")
     try:
         wait_for_replicas(served, 2)
         measure(served, 2, given.clients, 0, kill=False)  # the first requests are slow
-        for kill in (False, True):
-            facts = measure(served, given.seconds, given.clients, given.painters, kill)
-            print(json.dumps({"killed": kill, **facts}, indent=2), flush=True)
+        calm = measure(served, given.seconds, given.clients, given.painters, kill=False)
+        killed = measure(served, given.seconds, given.clients, given.painters, kill=True)
     finally:
         print("exit code", served.stop())
+    lines = [f"| {name} | {calm.get(name, '')} | {killed[name]} |" for name in killed]
+    table = "\n".join(["| | nothing killed | one replica killed |", "|---|---|---|", *lines])
+    print(table)
+    if given.write:
+        how = f"`python -m benchmarks.ray_replicas --seconds {given.seconds:g}`"
+        results.write("ray_replicas", __doc__ or "", how, table)
 
 
 if __name__ == "__main__":

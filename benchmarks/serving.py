@@ -26,8 +26,9 @@ from urllib.request import urlopen
 
 import torch
 
+from benchmarks import results
 from benchmarks.folders import jpeg
-from benchmarks.measure import environment, machine
+from benchmarks.measure import environment
 from benchmarks.vit import folder as vit_folder
 from eyesel import ImageClassifier
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, nargs="+", default=LEVELS, help="clients at once")
     parser.add_argument("--model", help="default: a ViT-B/16 of random weights")
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240), help="of the JPEGs (default 320 240)")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results.md")
     parser.add_argument("--plain", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -209,7 +211,11 @@ def main() -> None:
         model = arguments.model or str(vit_folder(Path(scratch)))
         table = measure(model, arguments.levels, arguments.seconds, tuple(arguments.size))
     threads = os.environ.get("OMP_NUM_THREADS", "all")
-    print(f"{machine()} (OMP_NUM_THREADS: {threads})\n\nPictures a second, JPEGs of {arguments.size}.\n\n{table}")
+    said = f"Pictures a second, JPEGs of {arguments.size[0]}x{arguments.size[1]}."
+    print(f"{results.machine()} (OMP_NUM_THREADS: {threads})\n\n{said}\n\n{table}")
+    if arguments.write:
+        how = f"`python -m benchmarks.serving --seconds {arguments.seconds:g}`, OMP_NUM_THREADS: {threads}"
+        results.write("serving", __doc__ or "", how, f"{said}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks import results
 from benchmarks.folders import jpeg
 from benchmarks.measure import environment
 from benchmarks.serving import EYESEL
@@ -215,27 +216,36 @@ async def lost(soak: Soak, states: Counter[str]) -> list[str]:
     return found
 
 
-async def run(requests: int, parts: int, seed: int, data: Path) -> bool:
+async def run(requests: int, parts: int, seed: int, data: Path) -> tuple[bool, list[str]]:
+    """Whether all went well, and what was seen."""
     pictures = [jpeg((64, 48), i) for i in range(PICTURES)]
     soak = Soak("", pictures, random.Random(seed))
-    growth = []
+    growth, seen = [], []
     for number in range(parts):
         server = Server(data)
         soak.url = server.url
         readings = await part(soak, requests // parts)
         growth.append(readings[-1] / readings[1] - 1)
         told = ", ".join(f"{reading / 2**20:.0f}" for reading in readings)
-        print(f"part {number + 1}: memory {told} MB, {growth[-1]:+.1%}", flush=True)
+        seen.append(f"part {number + 1}: memory {told} MB, {growth[-1]:+.1%}")
+        print(seen[-1], flush=True)
         await killed(soak, server)
     server = Server(data)
     soak.url = server.url
     states: Counter[str] = Counter()
     missing = await lost(soak, states)
     server.kill()
-    print(f"answers: {dict(sorted(soak.answers.items()))}")
-    print(f"jobs accepted: {len(soak.jobs)} ({dict(states)}); lost: {len(missing)} {missing[:5]}")
-    print(f"5xx: {len(soak.problems)} {soak.problems[:5]}")
-    return not missing and not soak.problems and max(growth) <= MOST_GROWTH
+    last = [
+        f"answers: {_counts(soak.answers)}",
+        f"jobs accepted: {len(soak.jobs)} ({_counts(states)}); lost: {len(missing)} {', '.join(missing[:5])}".rstrip(),
+        f"5xx: {len(soak.problems)} {', '.join(soak.problems[:5])}".rstrip(),
+    ]
+    print("\n".join(last))
+    return not missing and not soak.problems and max(growth) <= MOST_GROWTH, [*seen, *last]
+
+
+def _counts(counted: Counter[str]) -> str:
+    return ", ".join(f"{name}: {number}" for name, number in sorted(counted.items()))
 
 
 def main() -> None:
@@ -243,10 +253,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--parts", type=int, default=4, help="the server is killed after each (default 4)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put what was seen into benchmarks/results.md")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as data:
-        good = asyncio.run(run(arguments.requests, arguments.parts, arguments.seed, Path(data)))
+        good, seen = asyncio.run(run(arguments.requests, arguments.parts, arguments.seed, Path(data)))
+    if arguments.write:
+        how = f"`python -m benchmarks.soak --requests {arguments.requests}`"
+        results.write("soak", __doc__ or "", how, "\n".join(f"- {line}" for line in seen))
     sys.exit(0 if good else 1)
 
 

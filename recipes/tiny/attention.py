@@ -2,7 +2,7 @@
 
 Prints the figures as JSON: the areas under deletion curves (lower is better) and insertion curves (higher is better),
 the share of each map that lies on the object, and whether a class's map prefers its object to another beside it. With
---picture it also draws the sheet that the README shows, with --compositions the pictures that the tests use.
+--picture it also draws the sheet of docs/attention.md, with --compositions the pictures that the tests use.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=128, help="compositions to measure on")
     parser.add_argument("--steps", type=int, default=16, help="points of a curve")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--picture", type=Path, help="only draw the sheet of the README into this file")
+    parser.add_argument("--picture", type=Path, help="only draw the sheet of docs/attention.md into this file")
     parser.add_argument("--compositions", type=Path, help="only draw the pictures of the tests into this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -2,7 +2,8 @@
 
 Prints the figures as JSON: how well pictures of a family of objects that the good ones lack are told apart (AUROC of
 `eyesel index outliers`), whether neighbours show the same object, copies found that were saved again, and
-the clusters. With --folder the pictures are kept, labelled by their folders; with --map the map of the README is drawn.
+the clusters. With --folder the pictures are kept, labelled by their folders; with --map the map of docs/index.md is
+drawn.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--each", type=int, default=6, help="pictures of each of the 128 held-out combinations")
     parser.add_argument("--folder", type=Path, help="where the pictures are drawn; default: a temporary folder")
-    parser.add_argument("--map", type=Path, help="also draw the map of the README")
+    parser.add_argument("--map", type=Path, help="also draw the map of docs/index.md")
     options = parser.parse_args()
     eye = eyesel.ImageClassifier.load("tiny")
     with tempfile.TemporaryDirectory() as temporary:

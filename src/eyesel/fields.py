@@ -1,4 +1,4 @@
-"""What a configuration file may say: dataclasses that hold its values are checked against their own annotations."""
+"""What configurations and settings may say: the dataclasses that hold it are checked against their annotations."""
 
 import types
 from collections.abc import Iterator

@@ -3,7 +3,9 @@
 import sys
 import warnings
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from eyesel.cli import main
 from tiny_models import write_classifier, write_painter
@@ -17,6 +19,13 @@ def classifier(tmp_path_factory):
 @pytest.fixture(scope="session")
 def painter(tmp_path_factory):
     return write_painter(tmp_path_factory.mktemp("painter"), "sd1")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    return path
 
 
 @pytest.fixture

@@ -52,6 +52,31 @@ def test_an_image_prompt(run, painter, adapter, tmp_path):
     assert not np.array_equal(pixels("fox.png"), pixels("plain.png"))
 
 
+def test_an_image_prompt_for_a_style_transfer(run, painter, adapter, tmp_path):
+    style = adapter.parent / "style.png"
+    for name, seed in (("content.png", 1), ("look.png", 2)):
+        noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(name)
+    pair = ("content.png", "look.png", "-m", painter, "--steps", "2", "--precision", "float32", "--guidance", "3")
+    shown = ("--adapter", f"ip-adapter:{adapter}", "--adapter-image", style, "--adapter-scale", "0.6")
+    code, out, err = run("stylize", *pair, *shown, "-o", "out.png", "--json")
+    assert code == 0, err
+    [record] = json.loads(out)
+    assert (record["adapter"], record["adapter_scale"]) == (f"ip-adapter:{adapter}", "0.6")
+    assert record["adapter_images"] == [str(style)]
+    prompted = StableDiffusion.load(painter, precision="float32").with_image_prompt(adapter, style, scale=0.6)
+    expected = prompted.stylize("content.png", "look.png", steps=2, guidance=3.0)
+    assert np.array_equal(pixels("out.png"), np.asarray(expected.image))
+    refused(run("stylize", *pair, "--adapter-image", style, "-o", "x.png"), "--adapter")
+    refused(run("stylize", *pair, "--adapter", f"ip-adapter:{adapter}", "-o", "x.png"), "--adapter-image")
+    refused(run("stylize", *pair, *shown, "--adapter-image", "out.png", "-o", "out.png"), "would be overwritten")
+    refused(
+        run("generate", "a fox", "-m", painter, *shown, "--adapter-image", "out.png", "-o", "out.png"), "overwritten"
+    )
+    assert np.array_equal(pixels("out.png"), np.asarray(expected.image))
+    assert files(tmp_path) == ["content.png", "look.png", "out.png"]
+
+
 def test_what_an_adapter_file_is(run, adapter):
     code, out, _ = run("models", "show", adapter)
     assert code == 0 and "an IP-Adapter" in out and "plus" in out and "24 numbers" in out

@@ -62,6 +62,13 @@ def image_prompt(parameters: dict[str, Any]) -> dict[str, Any] | None:
     return prompt
 
 
+def noted(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the record of a picture says of its adapter, by which `--from` paints it again."""
+    if parameters["adapter"] is None:
+        return {}
+    return {name: parameters[name] for name in ("adapter", *OPTIONS) if parameters[name] is not None}
+
+
 def _number(option: str, text: str) -> float:
     try:
         return float(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eyesel.cli.adapter import OPTIONS, image_prompt
+from eyesel.cli import adapter
 from eyesel.cli.options import print_json, progress
 from eyesel.errors import EyeselError, SettingError
 from eyesel.settings import Settings
@@ -178,14 +178,15 @@ def paint(
         raise SettingError(f"-n is {n}; it must lie between 1 and {MOST_PICTURES}.")
     prompts = [text for text in (prompt, *also) for _ in range(n)]
     n = len(prompts)
-    prompted = image_prompt(parameters)
+    prompted = adapter.image_prompt(parameters)
     outputs = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in outputs:
         check_writable(path, WRITABLE)
     check_room(
         output, infotext.metadata({"prompt": max(prompts, key=len), "negative": settings["negative"]}), spare=ENTRIES
     )
-    for source in (Path(name) for name in (image, mask) if name is not None):
+    shown = parameters["adapter_images"] or ()
+    for source in (Path(name) for name in (image, mask, *shown) if name is not None):
         if source.exists() and any(path.exists() and path.samefile(source) for path in outputs):
             raise SettingError(f"{source} would be overwritten by what is painted from it: name another file with -o.")
     varied = bool(settings["variation_strength"])
@@ -196,9 +197,7 @@ def paint(
     if parameters["enlarge"] < 1:
         raise SettingError(f"--enlarge is {parameters['enlarge']}; it must be at least 1.")
     loading = {name: parameters[name] for name in LOADING}
-    noted: dict[str, Any] = {}
-    if prompted is not None:
-        noted |= {name: parameters[name] for name in ("adapter", *OPTIONS) if parameters[name] is not None}
+    noted = adapter.noted(parameters)
     painter = StableDiffusion.load(parameters["model"], **loading)
     if parameters["model_hash"]:
         file = resolve(painter.name, kind="painter", variant=loading["variant"], offline=loading["offline"])

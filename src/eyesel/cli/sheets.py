@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from eyesel.images import fitted
+
 GAP = 6  # pixels between the pictures of a sheet
 MOST_SIDE = 16_000  # pixels of a sheet: larger ones are made smaller
 
@@ -23,6 +25,19 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]]) -> Image.Image:
                 page.paste(picture, (GAP + i * (width + GAP) + left, GAP + j * (height + GAP) + top))
     page.thumbnail((MOST_SIDE, MOST_SIDE))
     return page
+
+
+def grid(contents: list[Image.Image], styles: list[Image.Image], results: list[Image.Image]) -> Image.Image:
+    """The results with their contents on the left and their styles on top, these no larger than the results."""
+    most = max(picture.width for picture in results), max(picture.height for picture in results)
+    heads, sides = ([_within(picture, most) for picture in pictures] for pictures in (styles, contents))
+    rows = [results[i * len(styles) : (i + 1) * len(styles)] for i in range(len(contents))]
+    return sheet([[None, *heads], *([side, *row] for side, row in zip(sides, rows, strict=True))])
+
+
+def _within(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    return fitted(picture, (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)))
 
 
 SLIDER = """<!doctype html>

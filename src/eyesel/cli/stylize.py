@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eyesel.cli import painting as p
+from eyesel.cli.adapter import Adapter, AdapterImages, AdapterScale, ImageEncoder, image_prompt, noted
 from eyesel.cli.options import (
     Device,
     Ema,
@@ -20,8 +22,6 @@ from eyesel.cli.options import (
 from eyesel.errors import EyeselError, OutputError, SettingError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from eyesel.picture import Picture
     from eyesel.stable_diffusion import StableDiffusion
 
@@ -105,6 +105,10 @@ def stylize(
         float | None, typer.Option(help="How closely to follow the prompt; default the checkpoint's own, else 7.5.")
     ] = None,
     loras: p.Loras = None,
+    adapter: Adapter = None,
+    adapter_images: AdapterImages = None,
+    adapter_scale: AdapterScale = None,
+    image_encoder: ImageEncoder = None,
     longest: Annotated[
         int | None, typer.Option(help="Bring the content to this many pixels on its longer side.")
     ] = None,
@@ -162,8 +166,10 @@ def stylize(
     if slider is not None:
         check_writable(slider, [".html", ".htm"])
     _check_distinct([*outputs, *shared.values()])
+    prompted, shown = image_prompt(context.params), [Path(name).expanduser() for name in adapter_images or ()]
     masks = [] if content_mask is None else [Path(content_mask).expanduser()]
-    _check_no_input([*outputs, *shared.values()], [*contents, *masks, *(one for each in batch for one in each)])
+    inputs = [*contents, *masks, *shown, *(one for each in batch for one in each)]
+    _check_no_input([*outputs, *shared.values()], inputs)
     pictures = {path: open_image(path) for path in dict.fromkeys([*contents, *(one for each in batch for one in each)])}
     for path in contents:  # all that may be wrong with pictures, before the first is restyled
         for each in batch:
@@ -174,6 +180,8 @@ def stylize(
     inversions, easel = Inversions(cache), StableDiffusion.load(model, **loading)
     if loras:
         easel = easel.with_loras([p.named_lora(text, easel.library) for text in loras])
+    if prompted is not None:
+        easel = easel.with_image_prompt(**prompted)
     common = {**settings, "weights": weights, "mask": content_mask, "prompt": prompt}
     pairs = [(path, each) for path in contents for each in batch]
     done: list[tuple[Path, Picture]] = []
@@ -182,6 +190,7 @@ def stylize(
         with progress("restyling", len(pairs) + len(others)) as advance:
             for path, (one, each) in zip(outputs, pairs, strict=True):
                 picture = _restyled(easel, one, each, {**common, "inversions": inversions}, advance)
+                picture = replace(picture, settings=picture.settings | noted(context.params))
                 picture.save(path, enlarge)
                 done.append((path, picture))
             row = {chosen.dial: done[0][1].image}
@@ -198,7 +207,9 @@ def stylize(
         raise
     results = [picture.enlarged(enlarge) for _, picture in done]
     if grid is not None:
-        save_image(_grid([pictures[one] for one in contents], [pictures[each[0]] for each in batch], results), grid)
+        save_image(
+            sheets.grid([pictures[one] for one in contents], [pictures[each[0]] for each in batch], results), grid
+        )
     if strip is not None:
         save_image(sheets.sheet([[row[s] for s in sorted(row)]]), strip)
     if slider is not None:
@@ -277,20 +288,3 @@ def _restyled(
     for painting in easel.styling(str(content), [str(path) for path in styles], **settings):
         advance(1 / painting.total)
     return painting.pictures()[0]
-
-
-def _grid(contents: "list[Image.Image]", styles: "list[Image.Image]", results: "list[Image.Image]") -> "Image.Image":
-    """The results with their contents on the left and their styles on top, these no larger than the results."""
-    from eyesel.cli import sheets
-
-    most = max(picture.width for picture in results), max(picture.height for picture in results)
-    heads, sides = ([_within(picture, most) for picture in pictures] for pictures in (styles, contents))
-    rows = [results[i * len(styles) : (i + 1) * len(styles)] for i in range(len(contents))]
-    return sheets.sheet([[None, *heads], *([side, *row] for side, row in zip(sides, rows, strict=True))])
-
-
-def _within(picture: "Image.Image", size: tuple[int, int]) -> "Image.Image":
-    from eyesel.images import fitted
-
-    scale = min(size[0] / picture.width, size[1] / picture.height)
-    return fitted(picture, (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)))

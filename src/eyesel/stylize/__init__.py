@@ -1,8 +1,8 @@
 """Style transfer: one picture's content in the style of others, by any Stable Diffusion and without training.
 
 `settings.py` is the dial from content to style and all that can be set, `layers.py` knows the decoder's layers by name
-and number, `pictures.py` brings all pictures to one size,
-`inversions.py` keeps what was inverted, and `run.py` does the transfer with a painter's parts.
+and number, `pictures.py` brings all pictures to one size, `inversions.py` keeps what was inverted, and `run.py` does
+the transfer with a painter's parts.
 """
 
 from eyesel.stylize.inversions import Inversions

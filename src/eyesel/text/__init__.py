@@ -1,1 +1,1 @@
-"""From a prompt to token ids."""
+"""The language of prompts, and from texts to token ids."""
