@@ -8,9 +8,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from eyesel.errors import SettingError
 from eyesel.serve.app import GRACE, create_app
+from eyesel.serve.connections import Connection, open_more
 from eyesel.serve.engine import Engine
 from eyesel.serve.logs import JsonLines
 from eyesel.serve.options import ServerOptions
@@ -39,16 +41,23 @@ def run(options: ServerOptions) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `EyeselError` before that if it cannot."""
     with listen(options.host, options.port) as listening:
         engine = Engine(options)
+        open_more()
         _log_to(sys.stderr)
-        config = uvicorn.Config(
-            create_app(options, engine),
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=5,
-        )
-        asyncio.run(_serve(Server(config, engine), listening, options))
+        asyncio.run(_serve(Server(configured(create_app(options, engine)), engine), listening, options))
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+    )
 
 
 async def _serve(server: Server, listening: socket.socket, options: ServerOptions) -> None:

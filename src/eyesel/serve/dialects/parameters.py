@@ -4,7 +4,6 @@ A dialect's own parameters are a pydantic model that refuses what it does not kn
 before, under any of their names. What the engine then says of them is told to the client in the client's words.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from eyesel.serve.errors import ApiError
+from eyesel.serve.intake import strict_json
 from eyesel.settings import ELSEWHERE, Settings
 from eyesel.stylize import StyleSettings
 
@@ -101,8 +101,8 @@ def _meant(name: str, value: Any) -> Any:
         return value
     for attempt in (value, value.lower(), f"[{value}]", f"[{value.lower().replace('x', ',')}]"):
         try:
-            meant = json.loads(attempt)
-        except ValueError:
+            meant = strict_json(attempt)
+        except (ValueError, RecursionError):
             continue
         if not isinstance(meant, list) or "[" in value or "tuple" in str(_KINDS[name]):
             return meant
