@@ -33,6 +33,7 @@ _FORM, _ADDRESS_FORM = "multipart/form-data", "application/x-www-form-urlencoded
 _FETCHERS = ThreadPoolExecutor(16, "eyesel-fetch")  # of their own: who waits for others keeps nobody waiting
 _LONG = 2**20  # bytes of JSON that take long enough to be read beside the event loop
 MOST_PARTS = 200_000  # of JSON
+_VAST = re.compile(r"[eE]\+?\d{3}|\d{309}")  # what is in all numbers that are infinite as floats
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.IGNORECASE)
 # How files of pictures begin
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
@@ -136,7 +137,8 @@ def _json(data: bytes) -> dict[str, Any]:
 def strict_json(data: bytes | str) -> Any:
     """JSON in UTF-8, with finite numbers alone, and with each name once in an object. Raises `ValueError`."""
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
-    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+    real = _finite if _VAST.search(text) else None  # a call for each of millions of pixels takes seconds
+    return json.loads(text, parse_constant=_finite, parse_float=real, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -138,6 +138,10 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         mask = body.files.pop("mask_image", [])
         for name in body.files:
             raise ApiError(400, f"There is no file {name[:100]!r} here.", name[:100], "unknown_parameter")
+        if len(mask) > 1:
+            raise ApiError(400, f"There are {len(mask)} pictures mask_image; give one.", "mask_image")
+        if len([each for each in (sent, body.fields.get("inputs"), body.fields.get("image")) if each]) > 1:
+            raise ApiError(400, "inputs are given in two ways: take one of them.", "inputs", "invalid_request")
         inputs = body.fields.get("inputs", body.fields.get("image"))
         several = isinstance(inputs, list) or len(sent) > 1
         given = sent + (inputs if isinstance(inputs, list) else [] if inputs is None else [inputs])

@@ -68,6 +68,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
 
     @routes.get("/jobs", **documented("jobs"))
     async def listed(request: Request) -> JSONResponse:
+        _refuse(dict(request.query_params))
         return JSONResponse({"jobs": [describe(job) for job in engine.jobs.list(client_of(request.scope))]})
 
     def found(id: str) -> Job:
@@ -84,15 +85,18 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         return job
 
     @routes.get("/jobs/{id}", **documented("job"))
-    async def one(id: str) -> JSONResponse:
+    async def one(request: Request, id: str) -> JSONResponse:
+        _refuse(dict(request.query_params))
         return JSONResponse(describe(found(id)))
 
     @routes.get("/jobs/{id}/events", **documented("events"))
-    async def events(id: str, previews: bool = True) -> Response:
+    async def events(request: Request, id: str, previews: bool = True) -> Response:
+        _refuse({name: value for name, value in request.query_params.items() if name != "previews"})
         return StreamingResponse(_events(here(id), previews), media_type="text/event-stream")
 
     @routes.delete("/jobs/{id}", **documented("cancel"))
-    async def cancel(id: str) -> JSONResponse:
+    async def cancel(request: Request, id: str) -> JSONResponse:
+        _refuse(dict(request.query_params))
         job = here(id)
         job.cancel()
         return JSONResponse(describe(job))

@@ -4,6 +4,7 @@ A dialect's own parameters are a pydantic model that refuses what it does not kn
 before, under any of their names. What the engine then says of them is told to the client in the client's words.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -113,12 +114,12 @@ def size_of(text: str | None, field: str = "size") -> tuple[int, int] | None:
     """(width, height) of "512x768"; None for "auto"."""
     if text is None or text == "auto":
         return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal() and len(text) < 20):
+    sides = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text.lower(), re.ASCII)
+    if sides is None:
         raise ApiError(
             400, f"{field} is {text!r:.100}; it must be WIDTHxHEIGHT, such as 512x512, or auto.", field, "invalid_size"
         )
-    return int(width), int(height)
+    return int(sides[1]), int(sides[2])
 
 
 @contextmanager
