@@ -265,6 +265,17 @@ def test_requests_have_ids_and_lines_without_prompts(fox_png):
         logger.setLevel(logging.NOTSET)
 
 
+def test_a_job_that_cannot_be_stored_is_not_taken():
+    with serving() as client:
+        client.live.engine.store._base.execute("ALTER TABLE jobs RENAME TO lost")
+        answer = client.post("/jobs", json={"prompt": FOX, "steps": 150})
+        refused(answer, 503, None, "storage")
+        assert answer.headers["retry-after"]
+        wait_for(lambda: client.live.engine.jobs.unfinished == 0)
+        client.live.engine.store._base.execute("ALTER TABLE lost RENAME TO jobs")
+        assert painted(client)["state"] == "done"
+
+
 def test_stopping_lets_what_runs_end_and_says_what_waits():
     with serving(limits=Limits(batch=1)) as client:
         first = client.post("/jobs", json={"prompt": FOX, "steps": 60}).json()["id"]

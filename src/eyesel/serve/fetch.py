@@ -5,6 +5,7 @@ checked: a name that answers differently the next time (DNS rebinding) gains not
 rule. What comes is bounded in bytes and seconds.
 """
 
+import contextlib
 import http.client
 import io
 import ipaddress
@@ -69,16 +70,19 @@ def _get(parts: SplitResult, deadline: float, field: str, allowed: Callable[[str
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(allowed(address) for address in addresses):
         raise _refused("The address is not a public one.", field)
-    connection = http.client.HTTPConnection(host, port)
-    connection.sock = socket.create_connection((addresses[0], port), _left(deadline))
-    if parts.scheme == "https":
-        connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
     path = parts.path or "/"
-    connection.request("GET", f"{path}?{parts.query}" if parts.query else path, headers={"User-Agent": "eyesel"})
-    response = http.client.HTTPResponse(connection.sock, method="GET")
-    response.fp.close()
-    response.fp = io.BufferedReader(_Timed(connection.sock, deadline))
-    response.begin()
+    connection = http.client.HTTPConnection(host, port)
+    with contextlib.ExitStack() as failing:
+        failing.callback(connection.close)
+        connection.sock = socket.create_connection((addresses[0], port), _left(deadline))
+        if parts.scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
+        connection.request("GET", f"{path}?{parts.query}" if parts.query else path, headers={"User-Agent": "eyesel"})
+        response = http.client.HTTPResponse(connection.sock, method="GET")
+        response.fp.close()
+        response.fp = io.BufferedReader(_Timed(connection.sock, deadline))
+        response.begin()
+        failing.pop_all()  # the response closes what it reads from
     return response
 
 
