@@ -19,6 +19,7 @@ from eyesel.serve.options import ServerOptions
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # what balancers ask, without a key
 PARTS = ("/assets/", "/static/", "/gradio_api/file=")  # of the page, a hundred at a time: they do not count in the rate
 _MOST_CLIENTS = 10_000  # whose rates are remembered
+_NEAR = (".localhost", ".local", ".internal")  # ends of names that are not given away (RFC 6761, RFC 6762, ICANN)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -75,7 +76,7 @@ def foreign(headers: Headers, method: str, sites: tuple[str, ...]) -> ApiError |
     host, origin = headers.get("host"), headers.get("origin")
     if origin is not None and (origin in sites or "*" in sites):
         return None
-    if host is not None and not _is_loopback(host):
+    if host is not None and not _is_near(host):
         return ApiError(
             403,
             f"This server is not called {host[:100]!r}: ask 127.0.0.1, or start it with --api-key or --insecure.",
@@ -89,10 +90,11 @@ def foreign(headers: Headers, method: str, sites: tuple[str, ...]) -> ApiError |
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def _is_near(host: str) -> bool:
+    """Whether no web site can have that name, such as host.docker.internal."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+        return name == "localhost" or name.endswith(_NEAR) or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
