@@ -70,6 +70,14 @@ def test_embeddings_and_attention(server, fox_png, eye, fox):
     assert Image.open(io.BytesIO(picture.content)).width > 256
 
 
+def test_overlays_of_large_pictures_are_made_in_a_moment(server):
+    large = png(Image.linear_gradient("L").resize((6000, 3000)))
+    for question, size in (("", (2048, 1024)), ("?layer=each&head=each", None)):
+        answer = server.post(f"/attend{question}", content=large, headers={"accept": "image/png"})
+        shown = Image.open(io.BytesIO(answer.content))
+        assert answer.status_code == 200 and max(shown.size) <= 2048 and size in (None, shown.size)
+
+
 def test_a_job_from_order_to_picture(server, easel):
     answer = server.post("/jobs", json={"prompt": FOX, "seed": 7, "steps": 3, "n": 2})
     job = answer.json()

@@ -23,7 +23,7 @@ from eyesel.classifier import Function, ImageClassifier, Prediction
 from eyesel.errors import EyeselError
 from eyesel.models.vit import Pool
 from eyesel.picture import Picture
-from eyesel.serve.answers import answers, pixels_of, warm_up
+from eyesel.serve.answers import answers, lighter, pixels_of, warm_up
 from eyesel.serve.batches import Batches
 from eyesel.serve.checks import NAMES, check_order, check_painter
 from eyesel.serve.desk import JobDesk, unstored
@@ -154,7 +154,10 @@ class Engine:
         return torch.stack(await self._answers(asked))
 
     async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
-        """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
+        """What a classifier looked at; `settings` are those of `ImageClassifier.attention`.
+
+        Its `image` is made smaller, to 2048 pixels on its longer side at most.
+        """
         if self._looking >= self.options.limits.queue:
             raise ApiError(429, f"{self._looking} pictures are being looked into: come again.", None, "queue_full", 1)
         self._looking += 1
@@ -166,7 +169,8 @@ class Engine:
     async def _look(self, image: Image.Image | bytes, model: str | None, settings: dict[str, Any]) -> Attention:
         id, _ = await self._eye(model)
         opened = await asyncio.to_thread(kept, image, self.options) if isinstance(image, bytes) else image
-        return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
+        look: Attention = await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
+        return await asyncio.to_thread(lighter, look)
 
     async def eye(self, model: str | None = None) -> ImageClassifier:
         """A classifier itself, loaded if need be: its labels, and what it reads."""
