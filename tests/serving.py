@@ -7,12 +7,11 @@ import time
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 
 from eyesel.serve.app import create_app
 from eyesel.serve.engine import Engine
 from eyesel.serve.options import ServerOptions
-from eyesel.serve.run import Server, listen
+from eyesel.serve.run import Server, configured, listen
 
 FOX = "a large fox on a blue background"
 
@@ -24,8 +23,7 @@ class Live:
         self.engine, self._listening = Engine(options), listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self.app = create_app(options, self.engine)
-        config = uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="on")
-        self.server = Server(config, self.engine)
+        self.server = Server(configured(self.app), self.engine)
         self._thread = threading.Thread(target=self._run)
 
     def _run(self):

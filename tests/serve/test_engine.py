@@ -364,6 +364,24 @@ def test_the_least_recently_used_model_makes_room(tmp_path):
     assert loaded == [["one"], ["one", "two"], ["one", "two"], ["one", "three"], ["three", "two"]]
 
 
+def test_models_in_folders_of_the_same_name(tmp_path):
+    folders = [write_classifier(tmp_path / name / "final") for name in ("one", "two", "two/old/one")]
+    other = write_classifier(tmp_path / "tiny")
+    models = tuple(map(str, (*folders, folders[0], other, "tiny")))
+
+    async def work(engine):
+        ids = [card.id for card in engine.models.cards() if card.kind == "classifier"]
+        assert ids == [f"{tmp_path.name}/one/final", "two/final", "old/one/final", f"{tmp_path.name}/tiny", "tiny"]
+        for id, folder in zip(ids, folders, strict=False):
+            card = engine.models.card(id, "classifier")
+            assert card.path == folder and engine.models.resolve(str(folder), "classifier") == id
+        answer = await engine.classify([Image.new("RGB", (32, 32))], model="two/final")
+        return answer, refusal(lambda: engine.models.resolve("final", "classifier"))
+
+    answer, error = with_engine(work, models=models, warm_up=False)
+    assert len(answer) == 1 and error.status == 404
+
+
 def test_names_of_models():
     async def work(engine):
         resolve = engine.models.resolve

@@ -1,8 +1,10 @@
 """Addresses in requests: what is public is fetched, what is not is not, whatever it is called."""
 
+import contextlib
 import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -122,6 +124,29 @@ def test_sizes_times_and_other_answers(pages, monkeypatch):
     assert "404" in refusal(f"{pages}/nothing", allowed=at_home)
     monkeypatch.setattr(fetching, "SECONDS", 0)
     assert "fetched" in refusal(f"{pages}/picture", allowed=at_home)
+
+
+@pytest.mark.parametrize("begins", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n", b""])
+def test_a_page_that_comes_letter_by_letter_ends_with_its_time(monkeypatch, begins):
+    monkeypatch.setattr(fetching, "SECONDS", 0.5)
+    listening = socket.create_server(("127.0.0.1", 0))
+    sent = []
+
+    def drip():
+        connection, _ = listening.accept()
+        with contextlib.suppress(OSError):
+            connection.sendall(begins)
+            for _ in range(600):  # a minute
+                connection.sendall(b"x")
+                sent.append(1)
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    message = refusal(f"http://127.0.0.1:{listening.getsockname()[1]}/", allowed=at_home)
+    thread.join()
+    listening.close()
+    assert "TimeoutError" in message and 0 < len(sent) < 600
 
 
 def test_the_other_side_has_to_prove_its_name(pages):

@@ -70,6 +70,14 @@ def test_embeddings_and_attention(server, fox_png, eye, fox):
     assert Image.open(io.BytesIO(picture.content)).width > 256
 
 
+def test_overlays_of_large_pictures_are_made_in_a_moment(server):
+    large = png(Image.linear_gradient("L").resize((6000, 3000)))
+    for question, size in (("", (2048, 1024)), ("?layer=each&head=each", None)):
+        answer = server.post(f"/attend{question}", content=large, headers={"accept": "image/png"})
+        shown = Image.open(io.BytesIO(answer.content))
+        assert answer.status_code == 200 and max(shown.size) <= 2048 and size in (None, shown.size)
+
+
 def test_a_job_from_order_to_picture(server, easel):
     answer = server.post("/jobs", json={"prompt": FOX, "seed": 7, "steps": 3, "n": 2})
     job = answer.json()
@@ -263,6 +271,17 @@ def test_requests_have_ids_and_lines_without_prompts(fox_png):
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
+
+
+def test_a_job_that_cannot_be_stored_is_not_taken():
+    with serving() as client:
+        client.live.engine.store._base.execute("ALTER TABLE jobs RENAME TO lost")
+        answer = client.post("/jobs", json={"prompt": FOX, "steps": 150})
+        refused(answer, 503, None, "storage")
+        assert answer.headers["retry-after"]
+        wait_for(lambda: client.live.engine.jobs.unfinished == 0)
+        client.live.engine.store._base.execute("ALTER TABLE lost RENAME TO jobs")
+        assert painted(client)["state"] == "done"
 
 
 def test_stopping_lets_what_runs_end_and_says_what_waits():

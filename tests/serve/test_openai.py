@@ -77,6 +77,14 @@ def test_urls_are_served(client, server):
     assert server.get(httpx.URL(answer.data[0].url).path.replace("-0.png", "-1.png")).status_code == 404
 
 
+def test_urls_are_served_by_any_of_several_servers():
+    with serving() as server:
+        server.live.engine.name = "a1b2c3d4"  # as a replica's, with which the ids of its jobs begin
+        asked = {"prompt": FOX, "response_format": "url", "steps": 1}
+        url = server.post("/v1/images/generations", json=asked).json()["data"][0]["url"]
+        assert "/a1b2c3d4-" in url and Image.open(io.BytesIO(server.get(url).content)).size == (32, 32)
+
+
 def test_quality_is_a_number_of_steps(client):
     answer = client.images.generate(prompt=FOX, quality="low")
     assert "Steps: 12" in opened(answer.data[0]).info["parameters"]

@@ -1,11 +1,13 @@
 """Servers that share a folder: who lives, and whose jobs were lost."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
+from eyesel.errors import OutputError
 from eyesel.serve.jobs import Job, new_id
 from eyesel.serve.presence import Presence
 from eyesel.serve.store import Store
@@ -58,6 +60,21 @@ def test_a_server_that_starts_finds_what_one_that_was_killed_left(other, tmp_pat
     ours = Store(tmp_path, 100)
     assert ours.interrupted == 1 and ours.get("theirs").settings == {"prompt": "an owl"}
     ours.close()
+
+
+def test_a_folder_that_cannot_keep_jobs_is_said_in_a_sentence(tmp_path):
+    garbage, older, in_the_way, none = (tmp_path / name for name in ("garbage", "older", "way", "none"))
+    for folder in (garbage, older, in_the_way):
+        folder.mkdir()
+    (garbage / "jobs.sqlite").write_bytes(b"no database, whatever it is called, and not an empty file")
+    with sqlite3.connect(older / "jobs.sqlite") as base:
+        base.execute("CREATE TABLE jobs (id TEXT PRIMARY KEY, created REAL, prompt TEXT)")
+    (in_the_way / "servers").write_text("a file where a folder is to be")
+    none.write_text("a file")
+    for folder in (garbage, older, in_the_way, none):
+        with pytest.raises(OutputError, match="cannot keep jobs"):
+            Store(folder, 10)
+    assert "no database" in (garbage / "jobs.sqlite").read_text()  # it was left alone
 
 
 def test_names_and_locks(tmp_path):

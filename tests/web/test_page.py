@@ -153,6 +153,26 @@ def test_nothing_painted_over_is_an_error(tmp_path, easel):
     with_engine(work)
 
 
+def test_pictures_are_as_large_as_the_server_takes_them(tmp_path):
+    file = str(tmp_path / "large.png")
+    Image.new("RGB", (100, 101)).save(file)
+
+    async def work(engine):
+        page, told = Page(engine), []
+        for tab, name, values in (
+            ("edit", "opened", [file]),
+            ("see", "classified", [file, "tiny", VISITOR]),
+            ("see", "looked", [file, "tiny", "rollout", 1, -1, ""]),
+        ):
+            with pytest.raises(gr.Error) as error:
+                await page.handler(tab, name)(*values)
+            told.append(error.value.message)
+        return told
+
+    told = with_engine(work, warm_up=False, limits=Limits(pixels=10_000))
+    assert told == ["Image has 100x101 pixels; this server takes 10,000 at most."] * 3
+
+
 def test_restyles_with_one_dial():
     content, style = str(EXAMPLES / "owl.png"), str(EXAMPLES / "rocket.png")
 

@@ -7,7 +7,6 @@ from eyesel.cli.options import Device, Offline, Precision
 from eyesel.cli.painting import ModelsDir
 from eyesel.errors import SettingError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 GIGABYTE = 2**30
 
@@ -27,7 +26,9 @@ def serve(
         list[str] | None,
         typer.Option("--api-key", envvar="EYESEL_API_KEY", help="What clients have to know; may be repeated."),
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on any address without a key.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Answer without a key on any address, and under any name.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="A folder that keeps jobs and pictures; default one that is gone at the end.")
     ] = None,
@@ -81,6 +82,8 @@ def serve(
     if any(find_spec(name) is None for name in EXTRA):
         raise SettingError("The server needs packages of its own: pip install 'eyesel[serve]'.")
     page = find_spec("gradio") is not None and find_spec("eyesel.web") is not None if web is None else web
+    from eyesel.serve.options import LOOPBACK, Limits, ServerOptions
+
     if host not in LOOPBACK and not api_keys and not insecure:
         raise SettingError(
             f"host is {host}, which others can reach: set an --api-key, or say --insecure if they may all ask."
@@ -94,7 +97,6 @@ def serve(
     if ray and web:
         raise SettingError("The web page speaks to one server, not to replicas: leave out --web or --ray.")
 
-    from eyesel.serve.options import Limits, ServerOptions
     from eyesel.serve.run import run
 
     limits = Limits(
@@ -127,6 +129,7 @@ def serve(
         device=device,
         precision=precision,
         log_prompts=log_prompts,
+        insecure=insecure,
     )
     if ray:
         from eyesel.scale.run import run as run_replicas

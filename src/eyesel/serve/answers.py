@@ -1,15 +1,19 @@
 """What the worker does for a batch, and before the first one."""
 
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from eyesel.attention import Attention
 from eyesel.classifier import ImageClassifier
 from eyesel.images import ImageTransform
 from eyesel.serve.intake import decoded
 from eyesel.serve.options import ServerOptions
 from eyesel.serve.pool import ModelPool
+
+SIDE, SHEET_SIDE = 2048, 512  # pixels of the longer side of what an overlay shows, and of one of a sheet of many
 
 
 def pixels_of(transform: ImageTransform, image: Image.Image | bytes, options: ServerOptions) -> Tensor:
@@ -34,6 +38,16 @@ def answers(models: ModelPool, key: Any, pixels: Tensor, finishes: list[Any]) ->
         for row, answer in zip(rows, made, strict=True):
             found[row] = answer
     return found
+
+
+def lighter(look: Attention) -> Attention:
+    """What was looked at, over a picture of which each overlay is made in a moment; blocks a little."""
+    most = SHEET_SIDE if look.layers or look.heads else SIDE
+    longest = max(look.image.size)
+    if longest <= most:
+        return look
+    size = tuple(max(round(side * most / longest), 1) for side in look.image.size)
+    return replace(look, image=look.image.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def warm_up(models: ModelPool, options: ServerOptions) -> None:

@@ -53,7 +53,7 @@ def create_app(options: ServerOptions, engine: Engine | None = None, grace: floa
         _mount_page(app, engine, options)
     _errors(app)
     # the last one added is the first to see a request
-    app.add_middleware(BodyLimit, most=options.limits.body)
+    app.add_middleware(BodyLimit, limits=options.limits)
     app.add_middleware(Access, options=options)
     if options.cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(options.cors), allow_methods=["*"], allow_headers=["*"])
@@ -75,7 +75,7 @@ def _operations(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/ready", tags=["operations"], summary="Models are loaded", description="```sh\ncurl HOST/ready\n```")
     async def ready() -> Response:
-        if not engine.ready:
+        if not (engine.ready and engine.alive):
             raise ApiError(503, "The models are not loaded yet, or the server is stopping.", None, "not_ready", 5)
         return PlainTextResponse("Ok")
 
@@ -91,26 +91,26 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api(request: Request, error: ApiError) -> Response:
-        return rendered(error, request.url.path)
+        return rendered(error, request.scope["path"])
 
     @app.exception_handler(EyeselError)
     async def eyesel(request: Request, error: EyeselError) -> Response:
-        return rendered(bad_input(error, NAMES), request.url.path)
+        return rendered(bad_input(error, NAMES), request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:]) or None
-        return rendered(ApiError(422, f"{field}: {first['msg']}.", field, "invalid_request"), request.url.path)
+        return rendered(ApiError(422, f"{field}: {first['msg']}.", field, "invalid_request"), request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        asked = f"{request.method} {request.url.path[:200]}"
+        asked = f"{request.method} {request.scope['path'][:200]}"
         known = {
             404: (f"There is nothing at {asked}: see /docs.", "no_such_route"),
             405: (f"There is no {asked}: see /docs.", "method_not_allowed"),
         }
         message, code = known.get(error.status_code, (str(error.detail), None))
-        response = rendered(ApiError(error.status_code, message, None, code), request.url.path)
+        response = rendered(ApiError(error.status_code, message, None, code), request.scope["path"])
         response.headers.update(error.headers or {})
         return response

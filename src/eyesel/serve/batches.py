@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class Ask:
     finish: Hashable
     pixels: Tensor
     answer: "asyncio.Future[Any]"
-    asked: float = field(default_factory=time.monotonic)
+    asked: float  # on the clock of the batches, in seconds
 
 
 class Batches:
@@ -41,8 +41,15 @@ class Batches:
     `compute` makes the answers of a key, pixels (B, 3, H, W) and what each is to become.
     """
 
-    def __init__(self, lock: threading.Condition, options: ServerOptions, compute: Compute, seen: Seen) -> None:
-        self._lock, self._compute, self._seen = lock, compute, seen
+    def __init__(
+        self,
+        lock: threading.Condition,
+        options: ServerOptions,
+        compute: Compute,
+        seen: Seen,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lock, self._compute, self._seen, self._clock = lock, compute, seen, clock
         self._most, self._wait = options.max_batch, options.max_wait_ms / 1000
         self._queue: FairQueue[Ask] = FairQueue(options.limits.asks, options.limits.share, "pictures")
         self._arriving = 0
@@ -66,36 +73,36 @@ class Batches:
                 self._lock.notify_all()
 
     def ask(self, key: Hashable, finish: Hashable, pixels: Tensor, client: str) -> "asyncio.Future[Any]":
-        ask = Ask(key, finish, pixels, asyncio.get_running_loop().create_future())
+        ask = Ask(key, finish, pixels, asyncio.get_running_loop().create_future(), self._clock())
         with self._lock:
             self._queue.put(ask, client)
         return ask.answer
 
     def due(self, now: float) -> float | None:
-        first = next(self._queue.ordered(), None)
-        if first is None:
+        """Called with the lock held; a question that waits is never put off by those that come after it."""
+        if not self._queue:
             return None
         expected = max(self._expected, len(self._queue) + self._arriving)
         if len(self._queue) >= min(expected, self._most):
             return 0
-        waits_since = max(first.asked, self._free_since)
+        waits_since = max(min(ask.asked for ask in self._queue.ordered()), self._free_since)
         return max(waits_since + min(self._wait, self._took) - now, 0)
 
     def run(self) -> None:
         with self._lock:
-            self._expected = len(self._queue) + self._arriving
+            self._expected = sum(not ask.answer.cancelled() for ask in self._queue.ordered()) + self._arriving
             asks = self._queue.take(lambda taken, ask: len(taken) < self._most and _together(taken[0], ask))
         asks = [ask for ask in asks if not ask.answer.cancelled()]  # whose client has gone
         if not asks:
             return
-        started = time.monotonic()
+        started = self._clock()
         results: list[Any] | Exception
         try:
             pixels = torch.cat([ask.pixels for ask in asks])  # (B, 3, H, W)
             results = self._compute(asks[0].key, pixels, [ask.finish for ask in asks])
         except Exception as error:
             results = error
-        self._free_since = time.monotonic()
+        self._free_since = self._clock()
         self._took = self._free_since - started
         self._seen(len(asks), self._took)
         _loop_of(asks).call_soon_threadsafe(_deliver, asks, results)

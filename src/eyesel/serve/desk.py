@@ -205,7 +205,7 @@ class JobDesk:
     def _ended(self, job: Job, state: State, error: ApiError | None, written: "Future[None]") -> None:
         if (problem := written.exception()) is not None:
             log.error("a job could not be stored", extra={"job": job.id, "problem": str(problem)})
-            state, error = "failed", ApiError(503, "The pictures could not be stored.", None, "storage", 30)
+            state, error = "failed", unstored()
         job.state, job.error, job.images = state, error, {}
         log.info("job ended", extra={"job": job.id, "state": state, "error": error and error.code})
         self._live.pop(job.id, None)
@@ -215,6 +215,11 @@ class JobDesk:
     def list(self, client: str | None = None, most: int = 100) -> list[Job]:
         """The newest jobs first, of one client or of all."""
         return [self._live.get(job.id, job) for job in self._store.list(client, most)]
+
+
+def unstored() -> ApiError:
+    """Of a job that the folder of the server has no room for."""
+    return ApiError(503, "The job could not be stored: the log of the server says why.", None, "storage", 30)
 
 
 def _unexpected(error: Exception) -> ApiError:

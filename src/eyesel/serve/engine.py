@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -22,12 +23,12 @@ from eyesel.classifier import Function, ImageClassifier, Prediction
 from eyesel.errors import EyeselError
 from eyesel.models.vit import Pool
 from eyesel.picture import Picture
-from eyesel.serve.answers import answers, pixels_of, warm_up
+from eyesel.serve.answers import answers, lighter, pixels_of, warm_up
 from eyesel.serve.batches import Batches
 from eyesel.serve.checks import NAMES, check_order, check_painter
-from eyesel.serve.desk import JobDesk
+from eyesel.serve.desk import JobDesk, unstored
 from eyesel.serve.errors import ApiError, bad_input
-from eyesel.serve.intake import decoded
+from eyesel.serve.intake import check_number, kept
 from eyesel.serve.jobs import Job, Task, new_id
 from eyesel.serve.metrics import Metrics
 from eyesel.serve.options import ServerOptions
@@ -147,13 +148,16 @@ class Engine:
                 "inputs",
                 "invalid_request",
             )
-        self._check_number(len(pixels))
+        check_number(len(pixels), self.options)
         with self._batches.arriving(client, len(pixels)):
             asked = [self._batches.ask(("logits", id), ("infer",), row.unsqueeze(0), client) for row in pixels.float()]
         return torch.stack(await self._answers(asked))
 
     async def attend(self, image: Image.Image | bytes, model: str | None = None, **settings: Any) -> Attention:
-        """What a classifier looked at; `settings` are those of `ImageClassifier.attention`."""
+        """What a classifier looked at; `settings` are those of `ImageClassifier.attention`.
+
+        Its `image` is made smaller, to 2048 pixels on its longer side at most.
+        """
         if self._looking >= self.options.limits.queue:
             raise ApiError(429, f"{self._looking} pictures are being looked into: come again.", None, "queue_full", 1)
         self._looking += 1
@@ -164,8 +168,9 @@ class Engine:
 
     async def _look(self, image: Image.Image | bytes, model: str | None, settings: dict[str, Any]) -> Attention:
         id, _ = await self._eye(model)
-        opened = await asyncio.to_thread(decoded, image, self.options) if isinstance(image, bytes) else image
-        return await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
+        opened = await asyncio.to_thread(kept, image, self.options) if isinstance(image, bytes) else image
+        look: Attention = await self._on_worker(lambda: self.models.get(id, "classifier").attention(opened, **settings))
+        return await asyncio.to_thread(lighter, look)
 
     async def eye(self, model: str | None = None) -> ImageClassifier:
         """A classifier itself, loaded if need be: its labels, and what it reads."""
@@ -219,9 +224,18 @@ class Engine:
         return job
 
     async def recorded(self, job: Job) -> None:
-        """When the store knows of a job, so that it is not forgotten if the server is killed now."""
-        if job.recorded is not None:
-            await job.recorded
+        """When the store knows of a job, so that it is not forgotten if the server is killed now.
+
+        A job that the store cannot keep is cancelled, and raises an `ApiError`.
+        """
+        if job.recorded is None:
+            return
+        try:
+            await asyncio.shield(job.recorded)
+        except (OSError, sqlite3.Error) as error:
+            job.cancel()
+            log.error("a job could not be stored", extra={"job": job.id, "problem": str(error)})
+            raise unstored() from None
 
     async def until_disconnected(self, request: Request, job: Job) -> list[Picture]:
         """The result of a job, which is cancelled when the client of `request` goes away."""
@@ -262,7 +276,7 @@ class Engine:
     async def _ask(
         self, eye: ImageClassifier, key: Hashable, finish: Hashable, images: Images, client: str
     ) -> list[Any]:
-        self._check_number(len(images))
+        check_number(len(images), self.options)
         loop = asyncio.get_running_loop()
         with self._batches.arriving(client, len(images)):
             try:
@@ -276,11 +290,6 @@ class Engine:
                 raise bad_input(error, NAMES) from None
             asked = [self._batches.ask(key, finish, pixels, client) for pixels in prepared]
         return await self._answers(asked)
-
-    def _check_number(self, number: int) -> None:
-        most = self.options.limits.images
-        if not 1 <= number <= most:
-            raise ApiError(400, f"There are {number} pictures; give from 1 to {most}.", "image", "invalid_request")
 
     async def _answers(self, asked: "list[asyncio.Future[Any]]") -> list[Any]:
         wait = self.options.limits.wait

@@ -5,12 +5,15 @@ checked: a name that answers differently the next time (DNS rebinding) gains not
 rule. What comes is bounded in bytes and seconds.
 """
 
+import contextlib
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from eyesel.serve.errors import ApiError
@@ -48,7 +51,7 @@ def fetch(url: str, most: int, field: str = "image", allowed: Callable[[str], bo
                     continue
                 if response.status != 200:
                     raise _refused(f"The address answers with status {response.status}.", field)
-                return _read(response, most, deadline, field)
+                return _read(response, most, field)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _refused(f"The address cannot be fetched ({type(error).__name__}).", field) from None
     raise _refused(f"The address redirects more than {MOST_REDIRECTS} times.", field)
@@ -67,22 +70,46 @@ def _get(parts: SplitResult, deadline: float, field: str, allowed: Callable[[str
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(allowed(address) for address in addresses):
         raise _refused("The address is not a public one.", field)
-    connection = http.client.HTTPConnection(host, port)
-    connection.sock = socket.create_connection((addresses[0], port), _left(deadline))
-    if parts.scheme == "https":
-        connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
     path = parts.path or "/"
-    connection.request("GET", f"{path}?{parts.query}" if parts.query else path, headers={"User-Agent": "eyesel"})
-    return connection.getresponse()
+    connection = http.client.HTTPConnection(host, port)
+    with contextlib.ExitStack() as failing:
+        failing.callback(connection.close)
+        connection.sock = socket.create_connection((addresses[0], port), _left(deadline))
+        if parts.scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
+        connection.request("GET", f"{path}?{parts.query}" if parts.query else path, headers={"User-Agent": "eyesel"})
+        response = http.client.HTTPResponse(connection.sock, method="GET")
+        response.fp.close()
+        response.fp = io.BufferedReader(_Timed(connection.sock, deadline))
+        response.begin()
+        failing.pop_all()  # the response closes what it reads from
+    return response
 
 
-def _read(response: http.client.HTTPResponse, most: int, deadline: float, field: str) -> bytes:
+class _Timed(io.RawIOBase):
+    """What a socket receives, until the deadline, however little comes at a time."""
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self._connected, self._deadline = connected, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._connected.settimeout(_left(self._deadline))
+        return self._connected.recv_into(buffer)
+
+    def close(self) -> None:
+        self._connected.close()
+        super().close()
+
+
+def _read(response: http.client.HTTPResponse, most: int, field: str) -> bytes:
     chunks, size = [], 0
     while chunk := response.read1(2**16):
         size += len(chunk)
         if size > most:
             raise _refused(f"What is at the address has more than {most:,} bytes.", field)
-        _left(deadline)
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -11,6 +11,8 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +26,14 @@ from eyesel.images import open_image
 from eyesel.images.decode import Mode, identified
 from eyesel.serve.errors import ApiError, bad_input
 from eyesel.serve.fetch import fetch
+from eyesel.serve.held import held
 from eyesel.serve.options import ServerOptions
 
 _FORM, _ADDRESS_FORM = "multipart/form-data", "application/x-www-form-urlencoded"
+_FETCHERS = ThreadPoolExecutor(16, "eyesel-fetch")  # of their own: who waits for others keeps nobody waiting
+_LONG = 2**20  # bytes of JSON that take long enough to be read beside the event loop
+MOST_PARTS = 200_000  # of JSON
+_VAST = re.compile(r"[eE]\+?\d{3}|\d{309}")  # what is in all numbers that are infinite as floats
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.IGNORECASE)
 # How files of pictures begin
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
@@ -47,16 +54,39 @@ async def read_body(request: Request, picture: str = "image") -> Body:
     Parameters in the address count, too, where the body does not say otherwise. Raises `ApiError`.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    query = dict(request.query_params)
+    _check_coding(request.headers.get("content-encoding", ""))
+    query = _collected(request.query_params.multi_items())
     data = b"" if kind == _FORM else await request.body()
     if looks_like_picture(data):  # whatever it says: curl --data-binary calls it a form
         return Body(query, {picture: [data]}, texts=True)
     if kind in (_FORM, _ADDRESS_FORM):
         body = await _form(request)
         return Body({**query, **body.fields}, body.files, texts=True)
-    if kind.endswith("json") or data.lstrip()[:1] in (b"{", b"["):
-        return Body({**query, **_json(data)})
+    if kind.endswith("json") or data[:64].lstrip()[:1] in (b"{", b"["):
+        said = _json(data) if len(data) < _LONG else await asyncio.to_thread(_json, data)
+        return Body({**query, **said})
     return Body(query, {picture: [data]} if data else {}, texts=True)
+
+
+def _check_coding(coding: str) -> None:
+    """Bodies that are to be unpacked are not: a few bytes could become more than there is memory for."""
+    if coding.strip().lower() not in ("", "identity"):
+        raise ApiError(
+            415, f"The body is in the coding {coding[:40]!r}: send it as it is.", "Content-Encoding", "content_encoding"
+        )
+
+
+def _collected(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What is said once as it is; what is said several times, or by a name with `[]`, as a list."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        plain = name.removesuffix("[]")
+        if plain in fields:
+            before = fields[plain]
+            fields[plain] = [*(before if isinstance(before, list) else [before]), value]
+        else:
+            fields[plain] = [value] if plain != name else value
+    return fields
 
 
 def looks_like_picture(data: bytes) -> bool:
@@ -65,7 +95,7 @@ def looks_like_picture(data: bytes) -> bool:
 
 
 async def _form(request: Request) -> Body:
-    body = Body(texts=True)
+    body, texts = Body(texts=True), []
     try:
         form = await request.form(max_files=100, max_fields=200, max_part_size=2**26)
     except HTTPException as error:
@@ -74,10 +104,9 @@ async def _form(request: Request) -> Body:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 body.files.setdefault(name.removesuffix("[]"), []).append(await value.read())
-            elif name.endswith("[]"):
-                body.fields.setdefault(name.removesuffix("[]"), []).append(value)
             else:
-                body.fields[name] = value
+                texts.append((name, value))
+    body.fields = _collected(texts)
     return body
 
 
@@ -93,6 +122,8 @@ class _closing:
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
+        if data.count(b"[") + data.count(b"{") > MOST_PARTS:  # each takes twenty times the memory that it takes here
+            raise ValueError(f"more than {MOST_PARTS:,} lists and objects")
         value = strict_json(data)
         if b"\\ud" in data.lower():  # half a character of two, which no text can be
             json.dumps(value, ensure_ascii=False).encode()
@@ -104,8 +135,19 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def strict_json(data: bytes | str) -> Any:
-    """JSON, with finite numbers alone. Raises `ValueError`."""
-    return json.loads(data, parse_constant=_finite, parse_float=_finite)
+    """JSON in UTF-8, with finite numbers alone, and with each name once in an object. Raises `ValueError`."""
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
+    real = _finite if _VAST.search(text) else None  # a call for each of millions of pixels takes seconds
+    return json.loads(text, parse_constant=_finite, parse_float=real, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r:.100} is said more than once")
+        found[name] = value
+    return found
 
 
 def _finite(text: str) -> float:
@@ -118,15 +160,28 @@ def _finite(text: str) -> float:
 async def picture(source: Any, options: ServerOptions, field: str = "image", mode: Mode = "RGB") -> Image.Image:
     """The picture in bytes, in base64 with or without `data:`, or where URLs are allowed, at an address."""
     data = await picture_bytes(source, options, field)
-    return await asyncio.to_thread(decoded, data, options, field, mode)
+    return await asyncio.to_thread(kept, data, options, field, mode)
 
 
-async def pictures(sources: list[Any], options: ServerOptions, field: str = "image") -> list[Image.Image]:
-    return list(await asyncio.gather(*(picture(source, options, field) for source in sources)))
+async def pictures_bytes(sources: list[Any], options: ServerOptions, field: str = "image") -> list[bytes]:
+    """Of one request, and not decoded yet; together they have no more bytes than a request may."""
+    check_number(len(sources), options, field)
+    found: list[bytes] = []
+    for source in sources:
+        left = options.limits.body - sum(map(len, found))
+        found.append(await picture_bytes(source, options, field, left))
+    return found
 
 
-async def picture_bytes(source: Any, options: ServerOptions, field: str = "image") -> bytes:
-    """The same, not decoded yet."""
+def check_number(number: int, options: ServerOptions, field: str = "image") -> None:
+    """How many pictures a request may have."""
+    most = options.limits.images
+    if not 1 <= number <= most:
+        raise ApiError(400, f"There are {number} pictures; give from 1 to {most}.", field, "invalid_request")
+
+
+async def picture_bytes(source: Any, options: ServerOptions, field: str = "image", most: int | None = None) -> bytes:
+    """The same, not decoded yet; from an address, `most` bytes at most."""
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str):
@@ -141,7 +196,8 @@ async def picture_bytes(source: Any, options: ServerOptions, field: str = "image
                 field,
                 "urls_not_allowed",
             )
-        return await asyncio.to_thread(fetch, source, options.limits.body, field)
+        most = options.limits.body if most is None else most
+        return await asyncio.get_running_loop().run_in_executor(_FETCHERS, fetch, source, most, field)
     text = _DATA_URL.sub("", source[:100]) + source[100:]
     try:
         return base64.b64decode("".join(text.split()) if re.search(r"\s", text) else text, validate=True)
@@ -149,8 +205,8 @@ async def picture_bytes(source: Any, options: ServerOptions, field: str = "image
         raise ApiError(400, f"{field} is no picture in base64.", field, "invalid_base64") from None
 
 
-def check_header(data: bytes, options: ServerOptions, field: str = "image") -> None:
-    """Refuse a picture whose header says that it is too large; blocks a little."""
+def check_header(data: bytes, options: ServerOptions, field: str = "image") -> int:
+    """The pixels of a picture by its header; refuses those that are too many. Blocks a little."""
     try:
         with identified(io.BytesIO(data), f"the {len(data)} bytes given") as image:
             width, height = image.size
@@ -163,13 +219,20 @@ def check_header(data: bytes, options: ServerOptions, field: str = "image") -> N
             field,
             "image_too_large",
         )
+    return width * height
 
 
 def decoded(data: bytes, options: ServerOptions, field: str = "image", mode: Mode = "RGB") -> Image.Image:
-    """Blocks."""
+    """For one use, by a thread of a few. Blocks."""
     check_header(data, options, field)
     try:
         return open_image(data, mode)
     except EyeselError as error:
         wrong = bad_input(error)
         raise ApiError(400, wrong.message, field, "invalid_image") from None
+
+
+def kept(data: bytes, options: ServerOptions, field: str = "image", mode: Mode = "RGB") -> Image.Image:
+    """The same for a request or a job that holds it while it waits; raises a 429 where there is no room. Blocks."""
+    pixels = check_header(data, options, field)
+    return held(pixels, options.limits.held_pixels, lambda: decoded(data, options, field, mode))

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyesel.serve.access import client_of
@@ -19,6 +20,7 @@ from eyesel.serve.metrics import Metrics
 
 log = logging.getLogger("eyesel.serve")
 _PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+GONE = 499  # for whoever went away before the request was there, as nginx has it
 _ID = re.compile(r"[\w.:-]{1,64}")
 
 
@@ -64,6 +66,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, named)
+        except ClientDisconnect:
+            status = status or GONE
         except Exception as error:
             log.exception("a request failed", exc_info=error, extra={"request_id": id})
             if not status:

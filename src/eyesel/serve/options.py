@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eyesel.errors import SettingError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # addresses that this machine alone can reach
 ALIASES = ("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
 
 
@@ -11,6 +14,7 @@ class Limits:
     """What one request, one client and the whole server may take; what is over it is refused, never cut."""
 
     body: int = 64 * 2**20  # bytes of a request
+    bodies: int = 2**30  # of all requests that are being read or answered
     pixels: int = 64_000_000  # of a picture that comes in, by its header
     painted: int = 2048 * 2048  # pixels of a picture that is painted
     images: int = 64  # pictures in one request to a classifier
@@ -20,6 +24,7 @@ class Limits:
     prompt: int = 10_000  # characters
     queue: int = 64  # jobs that wait
     queued_pixels: int = 256_000_000  # of the pictures that waiting and running jobs start from
+    held_pixels: int = 512_000_000  # of these, and of those that requests hold which are no jobs yet
     asks: int = 1024  # pictures that wait for a classifier
     share: float = 0.5  # of either queue, for one client
     wait: float = 600.0  # seconds in the queue
@@ -32,6 +37,8 @@ class Limits:
 @dataclass(frozen=True)
 class ServerOptions:
     """`models` are names as `load` takes them; the first classifier and the first painter are the defaults.
+
+    `insecure` says that everybody may ask who reaches the server, be it by another name than this machine's own.
 
     `data` keeps jobs and their pictures over a restart; None is a temporary folder. `max_wait_ms` is how long a batch
     waits for pictures that are to be expected, and no longer than one took.
@@ -56,3 +63,18 @@ class ServerOptions:
     precision: str = "auto"
     log_prompts: bool = False
     warm_up: bool = True
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `SettingError` for a key that nobody could send, or anybody."""
+        for key in self.api_keys:
+            if not key or key != key.strip() or not (key.isascii() and key.isprintable()):
+                raise SettingError(
+                    "An API key is empty, or is not all of printable ASCII characters without spaces around them: "
+                    "choose another one."
+                )
+
+    @property
+    def private(self) -> bool:
+        """Whether the server is for the programs of this machine alone, which need no key."""
+        return not (self.api_keys or self.insecure) and self.host in LOOPBACK

@@ -6,7 +6,7 @@ Weights that are kept as the file has them are views of the mapped file, which s
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,8 @@ class ModelPool:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options, self._limit = options, options.limits.memory
-        self._named = [card for name in options.models for card in _cards_of(name, options.offline)]
+        named = dict.fromkeys(options.models)  # each once
+        self._named = _apart([card for name in named for card in _cards_of(name, options.offline)])
         self.refresh()
         self._loaded: OrderedDict[tuple[Kind, str], tuple[Model, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -146,6 +147,24 @@ def _cards_of(name: str, offline: bool) -> list[ModelCard]:
     path = resolve(name, offline=offline)
     local = Path(name).expanduser().exists()
     return [_card(Path(name).expanduser().resolve().stem if local else name, name, _kind(path), path)]
+
+
+def _apart(cards: list[ModelCard]) -> list[ModelCard]:
+    """With ids that tell all of one kind apart: where names of folders are the same, they have those above them."""
+    ids, above = [card.id for card in cards], [_above(card) for card in cards]
+    while True:
+        named = list(zip(ids, (card.kind for card in cards), strict=True))
+        alike = [i for i, name in enumerate(named) if above[i] and named.count(name) > 1]
+        if not alike:
+            return [replace(card, id=id) for card, id in zip(cards, ids, strict=True)]
+        for i in alike:
+            ids[i] = f"{above[i].pop()}/{ids[i]}"
+
+
+def _above(card: ModelCard) -> list[str]:
+    """The names of the folders that a model is in; none if it goes by a name of its own."""
+    given = Path(card.name).expanduser()
+    return list(given.resolve().parts[1:-1]) if card.name not in BUNDLED and given.exists() else []
 
 
 def _kind(path: Path) -> Literal["classifier", "painter"]:

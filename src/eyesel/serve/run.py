@@ -8,9 +8,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from eyesel.errors import SettingError
 from eyesel.serve.app import GRACE, create_app
+from eyesel.serve.connections import Connection, open_more
 from eyesel.serve.engine import Engine
 from eyesel.serve.logs import JsonLines
 from eyesel.serve.options import ServerOptions
@@ -39,16 +41,23 @@ def run(options: ServerOptions) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `EyeselError` before that if it cannot."""
     with listen(options.host, options.port) as listening:
         engine = Engine(options)
+        open_more()
         _log_to(sys.stderr)
-        config = uvicorn.Config(
-            create_app(options, engine),
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=5,
-        )
-        asyncio.run(_serve(Server(config, engine), listening, options))
+        asyncio.run(_serve(Server(configured(create_app(options, engine)), engine), listening, options))
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+    )
 
 
 async def _serve(server: Server, listening: socket.socket, options: ServerOptions) -> None:
@@ -87,3 +96,9 @@ def _log_to(stream: Any) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """That streams are cut when the server stops is said in a line of its own, and needs no traceback for each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -32,16 +32,17 @@ class Store:
 
     def __init__(self, folder: Path, kept: int) -> None:
         self._kept, self.pictures = kept, folder / "pictures"
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "eyesel-store")
         try:
             self.pictures.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
-            self._lock = threading.Lock()
             self._base.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _TABLE)
+            self._base.execute(f"SELECT {','.join(_COLUMNS)}, server FROM jobs LIMIT 1")
+            self._presence = Presence(folder)
+            self.interrupted = self._recover()
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"{folder} cannot keep jobs ({error}): choose another --data folder.") from None
-        self._writer = ThreadPoolExecutor(1, "eyesel-store")
-        self._presence = Presence(folder)
-        self.interrupted = self._recover()
 
     def _recover(self) -> int:
         """How many jobs servers that are gone did not end; remains of pictures that never got names are removed."""

@@ -10,7 +10,6 @@ from eyesel.compare.comparison import Comparison, Model
 from eyesel.compare.facts import facts
 from eyesel.compare.measure import CAPABILITIES, Capability, Measured, machine, measure
 from eyesel.compare.report import UNKNOWN, rows
-from eyesel.images import open_image
 from eyesel.serve.pool import ModelCard
 from eyesel.web.pictures import view
 from eyesel.web.studio import Studio, bars, client, line, sentences
@@ -66,7 +65,7 @@ def compare(studio: Studio) -> None:
                             change[place] = gr.update(value=view(look.job.pictures[0].image), label=card.id)
                         yield change
             if kinds == {"classifier"} and file is not None:
-                image = open_image(file)
+                image = await studio.opened(file)
                 found = [(await studio.engine.classify([image], card.id, client=client(request)))[0] for card in pair]
                 texts = [f"<p>{card.id}</p>{bars(each)}" for card, each in zip(pair, found, strict=True)]
                 yield {sights: gr.update(visible=True), **dict(zip(seen, texts, strict=True))}

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from eyesel.errors import ImageError
-from eyesel.images import open_image, open_mask
+from eyesel.images import open_mask
 from eyesel.settings import FILLS
 from eyesel.web.outcome import Outcome
 from eyesel.web.pictures import mask_of, view
@@ -60,12 +60,12 @@ def edit(studio: Studio) -> gr.Image:
         with gr.Column(scale=6, min_width=300):
             outcome = Outcome("edit", "Before and after appear here, with a handle between them.", "Go on with it")
 
-    def opened(file: str | None) -> list[Any]:
+    async def opened(file: str | None) -> list[Any]:
         """The picture laid under the brush."""
         if file is None:
             return [gr.update(value=None, visible=False), gr.update(height=220)]
         with sentences():
-            shown = view(open_image(file))
+            shown = view(await studio.opened(file))
             value = {"background": shown, "layers": [], "composite": None}
             return [gr.update(value=value, visible=True, canvas_size=shown.size), gr.update(height=130)]
 
@@ -85,10 +85,10 @@ def edit(studio: Studio) -> gr.Image:
         with sentences():
             if file is None:
                 raise ImageError("there is no picture: drop one, or send one from another tab.")
-            before = open_image(file)
+            before = await studio.opened(file)
             mask = mask_of((painted or {}).get("layers") or [], before.size)
             if mask_file is not None:
-                mask = open_mask(mask_file)
+                mask = open_mask(await studio.opened(mask_file, "mask", "RGBA"))
             if mask is None:
                 raise ImageError("nothing is marked: paint over what is to change.")
             settings = {"prompt": prompt, "seed": whole(seed, "seed"), "strength": strength, "mask_blur": blur}

@@ -11,7 +11,6 @@ from PIL import Image
 from eyesel.classifier import ImageClassifier
 from eyesel.errors import SettingError
 from eyesel.explain import METHODS
-from eyesel.images import open_image
 from eyesel.search.identity import identity_of
 from eyesel.search.index import Hit
 from eyesel.search.pictures import thumbnail
@@ -85,7 +84,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
         if file is None:
             return line("Drop a picture: its labels appear here.")
         with sentences():
-            image = open_image(file)
+            image = await studio.opened(file)
             [found] = await studio.engine.classify([image], id, client=client(request))
             return bars(found)
 
@@ -97,7 +96,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
         settings |= {"head": head} if kind.heads and head >= 0 else {}
         settings |= {"target": target} if kind.classes and target else {}
         with sentences():
-            attention = await studio.engine.attend(open_image(file), id, **settings)
+            attention = await studio.engine.attend(await studio.opened(file), id, **settings)
             return gr.update(value=view(attention.overlay()), label=_title(attention.target))
 
     async def nearest(file: str | None, id: str, request: gr.Request) -> list[tuple[Image.Image, str]]:
@@ -110,7 +109,7 @@ def see(studio: Studio, blocks: gr.Blocks) -> gr.Image:
                 keys[id] = (await asyncio.to_thread(identity_of, await eye(id), pool)).key
             if keys[id] != index.identity.key:
                 raise SettingError(f"the index is of {index.identity}: choose that model to find what is like it.")
-            [vector] = await studio.engine.embed([open_image(file)], id, pool=pool, client=client(request))
+            [vector] = await studio.engine.embed([await studio.opened(file)], id, pool=pool, client=client(request))
             return await asyncio.to_thread(_tiles, index.search(vector, NEIGHBOURS))
 
     def fields(method: str) -> list[Any]:

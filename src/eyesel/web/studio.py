@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,10 +14,12 @@ from PIL import Image
 
 from eyesel.classifier import Prediction
 from eyesel.errors import EyeselError, SettingError
+from eyesel.images.decode import Mode
 from eyesel.search.index import Index
 from eyesel.serve.access import client_of
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError
+from eyesel.serve.intake import picture
 from eyesel.serve.jobs import Job, Task
 from eyesel.serve.options import ServerOptions
 from eyesel.serve.pool import ModelCard
@@ -54,6 +57,10 @@ class Studio:
         """The choice of a model; the first is the default."""
         ids = [card.id for card in self.cards(kind)]
         return gr.Dropdown(ids, value=ids[0] if ids else None, label="Model", interactive=len(ids) > 1)
+
+    async def opened(self, file: str, field: str = "image", mode: Mode = "RGB") -> Image.Image:
+        """The picture in a file that a visitor has given, as large as the server takes them. Raises `ApiError`."""
+        return await picture(Path(file).read_bytes(), self.options, field, mode)
 
     async def painting(
         self, request: gr.Request, task: Task, settings: dict[str, Any], images: dict[str, Any], n: int, model: str

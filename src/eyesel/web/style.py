@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from eyesel.errors import ImageError
-from eyesel.images import open_image
 from eyesel.web.outcome import Outcome
 from eyesel.web.studio import Studio, in_sight, sentences, stop, whole
 from eyesel.weights.hub import ASSETS
@@ -74,10 +73,10 @@ def style(studio: Studio) -> gr.Image:
         with sentences():
             if content is None or style is None:
                 raise ImageError("two pictures are needed: drop a content and a style.")
-            before = open_image(content)
+            before = await studio.opened(content)
             settings = {"strength": strength, "color": color, "steps": steps, "longest": whole(longest, "longest")}
             settings["prompt"] = prompt.strip() or None
-            images = {"image": before, "style": open_image(style)}
+            images = {"image": before, "style": await studio.opened(style, "style")}
             looks = studio.painting(request, "stylize", settings, images, 1, model)
             named = f"{Path(content).stem[:20]} like {Path(style).stem[:16]}"
             async for change in outcome.shown(looks, before, cancel, lambda _: named):

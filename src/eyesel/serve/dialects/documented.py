@@ -80,7 +80,8 @@ _ROUTES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
         True,
     ),
     "attend": (
-        "What the classifier looked at: a heat map, and the picture under it, which is all with `Accept: image/png`.",
+        "What the classifier looked at: a heat map, and the picture under it, made smaller where it has more than 2048 "
+        "pixels on a side, which is all with `Accept: image/png`.",
         """-F image=@fox.png -F method=rollout -H "Accept: image/png" -o looked-at.png HOST/attend""",
         {
             "image": _PICTURE,

@@ -24,7 +24,7 @@ from eyesel.serve.dialects.parameters import Said, Whole, spoken, take_settings,
 from eyesel.serve.dialects.pictures import MEDIA_TYPES, encoded, words_for
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import looks_like_picture, picture, picture_bytes, read_body
+from eyesel.serve.intake import looks_like_picture, picture, picture_bytes, pictures_bytes, read_body
 from eyesel.serve.jobs import Task
 from eyesel.serve.options import ServerOptions
 
@@ -138,6 +138,10 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         mask = body.files.pop("mask_image", [])
         for name in body.files:
             raise ApiError(400, f"There is no file {name[:100]!r} here.", name[:100], "unknown_parameter")
+        if len(mask) > 1:
+            raise ApiError(400, f"There are {len(mask)} pictures mask_image; give one.", "mask_image")
+        if len([each for each in (sent, body.fields.get("inputs"), body.fields.get("image")) if each]) > 1:
+            raise ApiError(400, "inputs are given in two ways: take one of them.", "inputs", "invalid_request")
         inputs = body.fields.get("inputs", body.fields.get("image"))
         several = isinstance(inputs, list) or len(sent) > 1
         given = sent + (inputs if isinstance(inputs, list) else [] if inputs is None else [inputs])
@@ -157,13 +161,13 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         client = client_of(request.scope)
         if asked.task == CLASSIFY:
             chosen = understood(Classification, asked.parameters)
-            images = [await picture_bytes(each, options, "inputs") for each in asked.inputs]
+            images = await pictures_bytes(asked.inputs, options, "inputs")
             found = await engine.classify(images, asked.model, chosen.top_k, chosen.function_to_apply, client)
             lists = [[asdict(prediction) for prediction in each] for each in found]
             return JSONResponse(lists if asked.several else lists[0])
         if asked.task == EMBED:
             wanted = understood(Extraction, asked.parameters)
-            images = [await picture_bytes(each, options, "inputs") for each in asked.inputs]
+            images = await pictures_bytes(asked.inputs, options, "inputs")
             vectors = await engine.embed(images, asked.model, wanted.pool, wanted.layer, wanted.normalize, client)
             return JSONResponse([vector.tolist() for vector in vectors])
         if len(asked.inputs) != 1:

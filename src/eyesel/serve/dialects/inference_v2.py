@@ -22,7 +22,7 @@ from eyesel.serve.dialects.described import described
 from eyesel.serve.dialects.parameters import Said, Whole, understood
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import picture_bytes, read_body
+from eyesel.serve.intake import pictures_bytes, read_body
 from eyesel.serve.options import ServerOptions
 
 VERSION = "1"
@@ -150,7 +150,7 @@ async def _logits(
             raise ApiError(
                 400, f"image must be BYTES of the shape [{len(tensor.data)}], as many as there are.", "image"
             )
-        images = [await picture_bytes(each, options) for each in tensor.data]
+        images = await pictures_bytes(tensor.data, options)
         return await engine.infer(images, id, client)
     if tensor.datatype != "FP32":
         raise ApiError(400, f"pixel_values are {tensor.datatype}; they must be FP32.", "pixel_values")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, fields
 from functools import cache
@@ -18,7 +19,7 @@ from eyesel.serve.access import client_of
 from eyesel.serve.dialects.documented import documented
 from eyesel.serve.engine import Engine
 from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import Body, picture, picture_bytes, read_body, strict_json
+from eyesel.serve.intake import Body, check_number, picture, pictures_bytes, read_body, strict_json
 from eyesel.serve.jobs import Job, JobEvent
 from eyesel.serve.options import ServerOptions
 from eyesel.settings import Settings
@@ -49,7 +50,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         _refuse_files(body)
         if not given:
             raise ApiError(422, "There is no picture: send it as `image`.", "image", "missing_parameter")
-        return [await picture_bytes(each, options) for each in given]
+        return list(await pictures_bytes(given, options))
 
     @routes.post("/jobs", status_code=202, **documented("submit"))
     async def submit(request: Request) -> JSONResponse:
@@ -67,6 +68,7 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
 
     @routes.get("/jobs", **documented("jobs"))
     async def listed(request: Request) -> JSONResponse:
+        _refuse(dict(request.query_params))
         return JSONResponse({"jobs": [describe(job) for job in engine.jobs.list(client_of(request.scope))]})
 
     def found(id: str) -> Job:
@@ -83,15 +85,18 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         return job
 
     @routes.get("/jobs/{id}", **documented("job"))
-    async def one(id: str) -> JSONResponse:
+    async def one(request: Request, id: str) -> JSONResponse:
+        _refuse(dict(request.query_params))
         return JSONResponse(describe(found(id)))
 
     @routes.get("/jobs/{id}/events", **documented("events"))
-    async def events(id: str, previews: bool = True) -> Response:
+    async def events(request: Request, id: str, previews: bool = True) -> Response:
+        _refuse({name: value for name, value in request.query_params.items() if name != "previews"})
         return StreamingResponse(_events(here(id), previews), media_type="text/event-stream")
 
     @routes.delete("/jobs/{id}", **documented("cancel"))
-    async def cancel(id: str) -> JSONResponse:
+    async def cancel(request: Request, id: str) -> JSONResponse:
+        _refuse(dict(request.query_params))
         job = here(id)
         job.cancel()
         return JSONResponse(describe(job))
@@ -101,6 +106,8 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
         job = found(id)
         if job.state != "done" or not 0 <= number < len(job.files):
             raise ApiError(404, f"The job is {job.state} and has no picture {number}.", "number", "no_picture")
+        if not job.files[number].is_file():
+            raise ApiError(404, f"The picture {number} of the job has been removed.", "number", "no_picture")
         return FileResponse(job.files[number], media_type="image/png")
 
     @routes.post("/classify", **documented("classify"))
@@ -216,6 +223,7 @@ async def _order(body: Body, options: ServerOptions) -> tuple[dict[str, Any], di
         if name == "mask" and given == ["alpha"]:
             images[name] = "alpha"
         elif given:
+            check_number(len(given), options, name)
             opened = [await picture(each, options, name, "RGB" if name == "style" else "RGBA") for each in given]
             images[name] = opened if len(opened) > 1 else opened[0]
     _refuse_files(body)
@@ -246,15 +254,16 @@ def _typed(body: Body) -> dict[str, Any]:
 
 
 def _value(name: str, text: Any) -> Any:
+    if isinstance(text, list):
+        return [_value(name, each) for each in text]
     if name in _text_names() or not isinstance(text, str):
         return text
-    width, cross, height = text.lower().partition("x")
-    if name == "size" and cross and width.isdecimal() and height.isdecimal():
-        return [int(width), int(height)]
+    if name == "size" and (sides := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.lower(), re.ASCII)):
+        return [int(side) for side in sides.groups()]
     for attempt in (text, text.lower(), f"[{text}]"):
         try:
             return strict_json(attempt)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 

@@ -4,7 +4,7 @@ A dialect's own parameters are a pydantic model that refuses what it does not kn
 before, under any of their names. What the engine then says of them is told to the client in the client's words.
 """
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from eyesel.serve.errors import ApiError
+from eyesel.serve.intake import strict_json
 from eyesel.settings import ELSEWHERE, Settings
 from eyesel.stylize import StyleSettings
 
@@ -101,8 +102,8 @@ def _meant(name: str, value: Any) -> Any:
         return value
     for attempt in (value, value.lower(), f"[{value}]", f"[{value.lower().replace('x', ',')}]"):
         try:
-            meant = json.loads(attempt)
-        except ValueError:
+            meant = strict_json(attempt)
+        except (ValueError, RecursionError):
             continue
         if not isinstance(meant, list) or "[" in value or "tuple" in str(_KINDS[name]):
             return meant
@@ -113,12 +114,12 @@ def size_of(text: str | None, field: str = "size") -> tuple[int, int] | None:
     """(width, height) of "512x768"; None for "auto"."""
     if text is None or text == "auto":
         return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal() and len(text) < 20):
+    sides = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text.lower(), re.ASCII)
+    if sides is None:
         raise ApiError(
             400, f"{field} is {text!r:.100}; it must be WIDTHxHEIGHT, such as 512x512, or auto.", field, "invalid_size"
         )
-    return int(width), int(height)
+    return int(sides[1]), int(sides[2])
 
 
 @contextmanager

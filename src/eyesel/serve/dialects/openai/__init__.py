@@ -6,6 +6,7 @@ named in the header `X-Eyesel-Ignored`. `requests.py` holds what a request says,
 """
 
 import asyncio
+import re
 import time
 from typing import Annotated, Any
 
@@ -168,10 +169,11 @@ def router(engine: Engine, options: ServerOptions) -> APIRouter:
     )
     async def made_picture(name: str, compression: Annotated[int, Field(ge=0, le=100)] = 100) -> Response:
         stem, _, format = name.partition(".")
-        id, _, number = stem.partition("-")
+        id, _, number = stem.rpartition("-")
         job = engine.jobs.get(id)
-        known = job is not None and format in MEDIA_TYPES and number.isascii() and number.isdecimal()
-        if job is None or not known or job.state != "done" or int(number) >= job.n:
+        files = job.files if job is not None and job.state == "done" else []
+        known = format in MEDIA_TYPES and re.fullmatch(r"\d{1,4}", number, re.ASCII) and int(number) < len(files)
+        if job is None or not known or not files[int(number)].is_file():
             raise ApiError(404, f"There is no picture {name[:100]!r} any more.", "name", "no_picture")
         pictures = await job.result()
         data = await asyncio.to_thread(encoded, pictures[int(number)], format, compression)
