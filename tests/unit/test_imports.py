@@ -97,6 +97,7 @@ ALLOWED = {
         "fields",
         "images",
         "stable_diffusion",
+        "stream",
         "stylize",
         "text",
     },
