@@ -22,7 +22,8 @@ class Pictures:
     decoded each time.
 
     `sources` are what `open_image` opens, `kept` the pictures that are held or None. With `at_least`, pictures come at
-    a half, a third, ... of their size, the smallest that leaves both sides that many pixels.
+    a half, a third, ... of their size, the smallest that leaves both sides that many pixels; what does not make a whole
+    pixel then is left out, at the right and below.
     """
 
     sources: Sequence[Any]
@@ -84,7 +85,9 @@ def _reduced(source: Any, at_least: int | None) -> Image.Image:
     """JPEGs are decoded at a smaller size already, if their sides can be divided."""
     image = open_image(source, at_least=at_least)
     share = 1 if at_least is None else min(image.size) // at_least
-    return image if share < 2 else image.reduce(share)
+    if share < 2:
+        return image
+    return image.reduce(share, (0, 0, image.width // share * share, image.height // share * share))
 
 
 def _bytes(image: Image.Image) -> int:
