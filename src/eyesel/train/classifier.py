@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from eyesel.classifier import ImageClassifier
 from eyesel.models.vit import ViT
 from eyesel.train.adapters import merged
 from eyesel.train.batches import Augmented, Collate, Seen, needed_side
-from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
+from eyesel.train.classifier_settings import NAMES, ClassifierSettings, classifier_arguments
 from eyesel.train.judged import Judged, measures
 from eyesel.train.labelled import read_labelled
 from eyesel.train.output import Output
@@ -43,7 +43,7 @@ def fit_classifier(
     `ClassifierSettings` and of transformers' TrainingArguments. `resume` goes on with a run that was stopped, `force`
     replaces one. Raises `EyeselError`.
     """
-    own = {field.name: settings.pop(field.name) for field in fields(ClassifierSettings) if field.name in settings}
+    own = {name: settings.pop(name) for name in NAMES if name in settings}
     args, own_settings = classifier_arguments(output, settings), ClassifierSettings(**own)
     train_classifier(data, args, str(base), own_settings, resume, force)
     return ImageClassifier.load(output)
