@@ -1,12 +1,13 @@
 """Training steps of a classifier beside the stock Trainer with transformers' model: images a second, waiting for data.
 
 Both fine-tune the same base on the same JPEG files with crops and flips, in float32, by the recipe's batch of 8; a step
-is counted from asking for its batch to the end of the optimizer's work.
+is counted from asking for its batch to the end of the optimizer's work. Small pictures stay in memory; of large ones,
+there is also what a set costs that memory has no room for.
 """
 
+import io
 import json
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,37 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from benchmarks import vit
 from benchmarks.measure import Row, main
-from eyesel.train import fit_classifier
+from eyesel.train import fit_classifier, splits
 from eyesel.train.augment import Augmentation
 from eyesel.train.speed import Speed
 from eyesel.weights.hub import resolve
 
-BATCH, CLASSES, EACH = 8, 4, 24
-SETTINGS = {"learning_rate": 2e-5, "per_device_train_batch_size": BATCH, "seed": 1337, "logging_steps": 1}
+BATCH, CLASSES, EACH = 8, 4, 25  # one of each class is held back, and whole batches are left
+SETTINGS = {
+    "learning_rate": 2e-5, "per_device_train_batch_size": BATCH, "seed": 1337, "logging_steps": 1,
+    "save_strategy": "no",
+}  # fmt: skip
+Steps = list[dict[str, float]]
 
 
-def photographs(folder: Path) -> Path:
-    """JPEG files of 500x375 pixels, blurred noise, in four class folders."""
+def photographs(folder: Path, size: tuple[int, int], different: int = 8) -> Path:
+    """JPEG files in four class folders: blots of colour, and as much grain as makes 12 megapixels about 4 MB."""
     chance = np.random.default_rng(0)
-    for label in range(CLASSES):
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        for i in range(EACH):
-            noise = chance.integers(0, 256, (375, 500, 3), dtype=np.uint8)
-            picture = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3))
-            picture.save(folder / str(label) / f"{i}.jpg", quality=90)
+    drawn = []
+    for _ in range(different):
+        blots = Image.fromarray(chance.integers(0, 256, (size[1] // 25, size[0] // 25, 3), dtype=np.uint8))
+        grain = Image.merge("RGB", [Image.effect_noise(size, 60) for _ in range(3)])
+        file = io.BytesIO()
+        Image.blend(blots.resize(size, Image.Resampling.BICUBIC), grain, 0.1).save(file, "JPEG", quality=90)
+        drawn.append(file.getvalue())
+    for number in range(CLASSES * EACH):
+        path = folder / str(number % CLASSES) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn[number % different])
     return folder
 
 
@@ -44,8 +54,9 @@ class Stock(transformers.Trainer):
     """The stock Trainer with a clock."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.speed, self.rows = Speed(), []  # type: ignore[var-annotated]
+        self.speed, self.steps = Speed(), []  # type: ignore[var-annotated]
         super().__init__(*args, **options)
+        self.add_callback(_Ends(self.speed))
 
     def get_batch_samples(self, *args: Any) -> Any:
         self.speed.begin_step()
@@ -54,13 +65,20 @@ class Stock(transformers.Trainer):
         return found
 
     def log(self, logs: dict[str, float], *args: Any) -> None:
-        self.speed.end_step()
-        self.rows.append(self.speed.read())
+        self.steps.append(self.speed.read())
 
 
-def stock(data: Path, base: Path, steps: int, output: Path) -> list[dict[str, float]]:
+class _Ends(transformers.TrainerCallback):
+    def __init__(self, speed: Speed) -> None:
+        self._speed = speed
+
+    def on_step_end(self, *args: Any, **objects: Any) -> None:
+        self._speed.end_step()
+
+
+def stock(data: Path, base: Path, steps: int, output: Path) -> Steps:
     """As run_image_classification.py of transformers does it, with Pillow where that uses torchvision."""
-    part = datasets.load_dataset("imagefolder", data_dir=str(data))["train"]
+    part = datasets.load_dataset("imagefolder", data_dir=str(data))["train"].select(range(CLASSES * (EACH - 1)))
     processor = transformers.AutoImageProcessor.from_pretrained(base, backend="pil")
     size = processor.size["height"], processor.size["width"]
     augmentation, chance = Augmentation(), np.random.default_rng(0)
@@ -73,54 +91,69 @@ def stock(data: Path, base: Path, steps: int, output: Path) -> list[dict[str, fl
         base, num_labels=CLASSES, ignore_mismatched_sizes=True
     )
     args = transformers.TrainingArguments(
-        str(output), max_steps=steps, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True,
-        remove_unused_columns=False, dataloader_pin_memory=False, **SETTINGS,
+        str(output), max_steps=steps, report_to="none", disable_tqdm=True, use_cpu=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, **SETTINGS,
     )  # fmt: skip
     trainer = Stock(model, args, train_dataset=part.with_transform(prepared))
     trainer.train()
-    return [row for row in trainer.rows if row]
+    return [step for step in trainer.steps if step]
 
 
-def eyesel(data: Path, base: str, steps: int, output: Path) -> list[dict[str, float]]:
+def eyesel(data: Path, base: str, steps: int, output: Path, keep: int = splits.KEEP) -> Steps:
+    usual, splits.KEEP = splits.KEEP, keep
     fit_classifier(
-        data, output, base, force=output.exists(), max_steps=steps, use_cpu=True, save_strategy="no",
-        eval_strategy="no", load_best_model_at_end=False, **SETTINGS,
+        data, output, base, force=output.exists(), max_steps=steps, use_cpu=True, eval_strategy="no",
+        load_best_model_at_end=False, validation_share=1 / EACH, **SETTINGS,
     )  # fmt: skip
+    splits.KEEP = usual
     lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [row for line in lines if "images_per_second" in (row := json.loads(line))]
+    return [step for line in lines if "images_per_second" in (step := json.loads(line))]
 
 
-def compared(contenders: dict[str, Callable[[], list[dict[str, float]]]], repeats: int) -> dict[str, dict[str, float]]:
-    """Medians over the steps of all turns, the first step of each left out."""
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+def compared(question: str, contenders: dict[str, Callable[[], Steps]], repeats: int) -> list[Row]:
+    """In turns, of all steps but the first of each turn: what eyesel, the first contender, does is set against each."""
+    steps: dict[str, Steps] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, train in contenders.items():
-            rows[name] += train()[1:]
-    return {
-        name: {key: statistics.median(row[key] for row in each) for key in ("images_per_second", "data_wait")}
-        for name, each in rows.items()
-    }
+            steps[name] += train()[1:]
+    speeds = {name: speed(each) for name, each in steps.items()}
+    best = speeds["eyesel"][0]
+    return [
+        Row(
+            question,
+            name,
+            f"{rate:.1f} images/s, {wait:.1%} waiting for data",
+            None if name == "eyesel" else best / rate,
+        )
+        for name, (rate, wait) in speeds.items()
+    ]
+
+
+def speed(steps: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """Images a second, and the share of the time that was spent waiting for data."""
+    seconds = [BATCH / step["images_per_second"] for step in steps]
+    waiting = sum(step["data_wait"] * took for step, took in zip(steps, seconds, strict=True))
+    return BATCH * len(steps) / sum(seconds), waiting / sum(seconds)
 
 
 def run(scratch: Path, repeats: int) -> list[Row]:
     transformers.utils.logging.set_verbosity_error()
-    data = photographs(scratch / "photographs")
+    small = photographs(scratch / "photographs", (500, 375))
+    large = photographs(scratch / "large", (4000, 3000))
+    tiny, base = resolve("tiny", kind="classifier"), vit.folder(scratch)
+    ours, theirs = scratch / "ours", scratch / "theirs"
     rows = []
-    for title, base, steps in (
-        ("training the tiny classifier, batch 8", resolve("tiny", kind="classifier"), 16),
-        ("training ViT-B/16, batch 8", vit.folder(scratch), 3),
+    for title, model, data, steps in (
+        ("training tiny, batch 8, pictures of 500x375", tiny, small, 25),
+        ("training tiny, batch 8, pictures of 12 megapixels", tiny, large, 9),
+        ("training ViT-B/16, batch 8, pictures of 500x375", base, small, 4),
+        ("training ViT-B/16, batch 8, pictures of 12 megapixels", base, large, 4),
     ):
-        measured = compared(
-            {
-                "eyesel": partial(eyesel, data, str(base), steps, scratch / "ours"),
-                "Trainer and transformers": partial(stock, data, base, steps, scratch / "theirs"),
-            },
-            repeats,
-        )
-        best = measured["eyesel"]["images_per_second"]
-        for name, found in measured.items():
-            value = f"{found['images_per_second']:.1f} images/s, {found['data_wait']:.1%} waiting for data"
-            rows.append(Row(title, name, value, None if name == "eyesel" else best / found["images_per_second"]))
+        contenders: dict[str, Callable[[], Steps]] = {"eyesel": partial(eyesel, data, str(model), steps, ours)}
+        if data is large:
+            contenders["eyesel, nothing held in memory"] = partial(eyesel, data, str(model), steps, ours, keep=0)
+        contenders["Trainer and transformers"] = partial(stock, data, model, steps, theirs)
+        rows += compared(title, contenders, repeats)
     return rows
 
 

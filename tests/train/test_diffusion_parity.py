@@ -28,16 +28,9 @@ from eyesel.train.diffusion.texts import Reader
 from eyesel.train.draws import Draw
 from eyesel.weights.clip_format import CLIP_TEXT
 from eyesel.weights.diffusers_format import UNET
-from tiny_models import write_painter
 
 CAPTIONS = ["a small fox on blue", "a large owl", "a red fox"]
 TOLERANCE = 1e-5  # of the largest number
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("painters")
-    return {family: write_painter(root / family, family) for family in ("sd1", "sd2", "sdxl")}
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +143,10 @@ def check_same(ours, theirs):
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("snr_gamma", [None, 5.0])
-def test_a_step_of_full_training(folders, pictures, family, snr_gamma):
+def test_a_step_of_full_training(painters, pictures, family, snr_gamma):
     """Epsilon and v, with the text encoders, one encoder and two; the noise is offset."""
     settings = Settings(method="full", snr_gamma=snr_gamma, noise_offset=0.1, train_text_encoder=True)
-    painter, pipeline = opened(folders[family], settings, family)
+    painter, pipeline = opened(painters[family], settings, family)
     prepared, batch = drawn(painter, pictures, settings)
     loss = prepared.task(**batch)["loss"]
     loss.backward()
@@ -171,10 +164,10 @@ def test_a_step_of_full_training(folders, pictures, family, snr_gamma):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_a_step_of_lora(folders, pictures, family):
+def test_a_step_of_lora(painters, pictures, family):
     """Against PEFT's layers in diffusers, from the same factors, `up` being other than zero."""
     settings = Settings(method="lora", rank=3, alpha=6.0)
-    painter, pipeline = opened(folders[family], settings, family)
+    painter, pipeline = opened(painters[family], settings, family)
     prepared, batch = drawn(painter, pictures, settings)
     generator = torch.Generator().manual_seed(1)
     for lora in prepared.loras["unet"].values():
@@ -203,10 +196,10 @@ def test_a_step_of_lora(folders, pictures, family):
     check_same(ours, theirs)
 
 
-def test_a_step_of_dreambooth(folders, pictures):
+def test_a_step_of_dreambooth(painters, pictures):
     """Instance and class pictures in one batch: their losses weighted, then the mean, as kohya's scripts have it."""
     settings = Settings(method="dreambooth", instance_prompt="a red fox", class_prompt="a fox", prior_weight=0.5)
-    painter, pipeline = opened(folders["sd1"], settings, "sd1")
+    painter, pipeline = opened(painters["sd1"], settings, "sd1")
     prepared, batch = drawn(painter, pictures, settings)
     batch["weight"] = torch.tensor([1.0, 0.5, 1.0])
     batch["context"][1] = conditioning(pipeline, ["a fox"])[0][0]
@@ -225,13 +218,13 @@ def test_a_step_of_dreambooth(folders, pictures):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_a_step_of_textual_inversion(folders, pictures, family, tmp_path):
+def test_a_step_of_textual_inversion(painters, pictures, family, tmp_path):
     """Two new tokens in the table of each text encoder, of which only their own rows are trained."""
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes((pictures / f"{i}.png").read_bytes())
         (tmp_path / f"{i}.txt").write_text(f"a small <new> on {['blue', 'red', 'red'][i]}")
     settings = Settings(method="textual-inversion", placeholder="<new>", initializer="fox owl")
-    painter, pipeline = opened(folders[family], settings, family)
+    painter, pipeline = opened(painters[family], settings, family)
     prepared, batch = drawn(painter, tmp_path, settings)
     assert prepared.task.blocks()
     loss = prepared.task(**batch)["loss"]
@@ -256,10 +249,10 @@ def test_a_step_of_textual_inversion(folders, pictures, family, tmp_path):
         assert close(ours.grad, table.grad[-2:])
 
 
-def test_a_step_of_inpainting(folders, pictures):
+def test_a_step_of_inpainting(painters, pictures):
     """A base of four channels, widened by five that begin without weight; masks and masked pictures as painted with."""
     settings = Settings(method="inpaint")
-    painter, pipeline = opened(folders["sd1"], settings, "sd1")
+    painter, pipeline = opened(painters["sd1"], settings, "sd1")
     with pytest.warns(UserWarning, match="widened from 4 to 9"):
         prepared, batch = drawn(painter, pictures, settings)
     assert 0 < batch["mask"].mean() < 1

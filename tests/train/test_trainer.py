@@ -1,11 +1,13 @@
 """The trainer by itself, on the smallest of tasks."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from eyesel.errors import SettingError
+from eyesel.errors import ImageError, SettingError
 from eyesel.train.arguments import training_arguments
 from eyesel.train.draws import Draw, generator
 from eyesel.train.monitor import read_metrics
@@ -51,10 +53,10 @@ def collate(rows):
     return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def trainer(folder, task, average=None, **changes):
+def trainer(folder, task, average=None, data=None, **changes):
     settings = {"max_steps": 7, "per_device_train_batch_size": 4, "logging_steps": 1, "save_strategy": "no"}
     args = training_arguments(folder, {"use_cpu": True, "report_to": "none"}, {**settings, **changes})
-    return Trainer(task, args, Output.begin(args, {}), Numbers(), collate, average=average)
+    return Trainer(task, args, Output.begin(args, {}), data or Numbers(), collate, average=average)
 
 
 def test_every_epoch_is_another_order_of_all(tmp_path):
@@ -72,6 +74,34 @@ def test_workers_and_processes_of_loading_change_nothing(tmp_path):
         run.fit()
         losses.append([row["loss"] for row in read_metrics(tmp_path / str(workers) / "metrics.jsonl") if "loss" in row])
     assert len(losses[0]) == 7 and losses[0] == losses[1]
+
+
+def test_a_batch_is_made_while_the_step_before_it_is_computed(tmp_path):
+    begun = [threading.Event() for _ in range(3)]
+
+    class Announced(Numbers):
+        def __getitem__(self, draw):
+            begun[len(self.asked) // 4].set()
+            return super().__getitem__(draw)
+
+    class Waiting(Line):
+        def forward(self, x, y):
+            assert begun[min(len(self.seen) + 1, 2)].wait(20)
+            return super().forward(x, y)
+
+    trainer(tmp_path / "run", Waiting(), data=Announced(), max_steps=3).fit()
+    assert all(event.is_set() for event in begun)
+
+
+def test_what_is_wrong_with_a_sample_is_said(tmp_path):
+    class Broken(Numbers):
+        def __getitem__(self, draw):
+            if draw.number == 5:
+                raise ImageError("5.png does not exist: check the path.")
+            return super().__getitem__(draw)
+
+    with pytest.raises(ImageError, match=r"5\.png does not exist"):
+        trainer(tmp_path / "run", Line(), data=Broken()).fit()
 
 
 def test_average(tmp_path):

@@ -101,6 +101,7 @@ ALLOWED = {
         "fields",
         "images",
         "stable_diffusion",
+        "stream",
         "stylize",
         "text",
     },

@@ -43,6 +43,11 @@ class Augmentation:
             if getattr(self, name) < 0:
                 raise SettingError(f"{name} is {getattr(self, name):g}; it must be 0 or more.")
 
+    @property
+    def smallest_side(self) -> float:
+        """Of a crop, as a share of the picture's: at least of its shorter one."""
+        return math.sqrt(self.crop * _RATIOS[0])
+
     def picture(
         self, image: Image.Image, size: tuple[int, int], resample: int, chance: np.random.Generator
     ) -> Image.Image:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from transformers.trainer_utils import EvalPrediction
 from eyesel.classifier import ImageClassifier
 from eyesel.models.vit import ViT
 from eyesel.train.adapters import merged
-from eyesel.train.batches import Collate, LabelledPictures
-from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
+from eyesel.train.batches import Augmented, Collate, Seen, needed_side
+from eyesel.train.classifier_settings import NAMES, ClassifierSettings, classifier_arguments
 from eyesel.train.judged import Judged, measures
 from eyesel.train.labelled import read_labelled
 from eyesel.train.output import Output
-from eyesel.train.pictures import about_skipped
+from eyesel.train.pictures import KEEP, about_skipped
 from eyesel.train.splits import Splits, make_splits
 from eyesel.train.trainer import Trainer
 from eyesel.train.tuning import ClassifierTask, for_classes, set_trainable
@@ -43,7 +43,7 @@ def fit_classifier(
     `ClassifierSettings` and of transformers' TrainingArguments. `resume` goes on with a run that was stopped, `force`
     replaces one. Raises `EyeselError`.
     """
-    own = {field.name: settings.pop(field.name) for field in fields(ClassifierSettings) if field.name in settings}
+    own = {name: settings.pop(name) for name in NAMES if name in settings}
     args, own_settings = classifier_arguments(output, settings), ClassifierSettings(**own)
     train_classifier(data, args, str(base), own_settings, resume, force)
     return ImageClassifier.load(output)
@@ -64,7 +64,9 @@ def train_classifier(
     )
     size = began.transform.output_size or began.model.config.image_size
     read = read_labelled(data, settings.image_column, settings.label_column)
-    splits = make_splits(read, settings.validation_share, args.seed, settings.strict)
+    augmentation = settings.augmentation
+    side = needed_side(began.transform, augmentation, size)
+    splits = make_splits(read, settings.validation_share, args.seed, settings.strict, side)
     model, classes, about_head = for_classes(began, splits.classes, args.seed)
     if list(splits.classes) != classes:
         splits = splits.ordered(classes)
@@ -80,19 +82,17 @@ def train_classifier(
         for note in (*splits.notes, *about_skipped(splits.skipped), *([about_head] if about_head else [])):
             print(f"eyesel: note: {note}", file=sys.stderr)
     task = ClassifierTask(model, _weights(splits) if settings.class_weights else None, args.label_smoothing_factor)
-    augmentation = settings.augmentation
-    datasets = {
-        name: LabelledPictures(split, size, began.transform.resample, augmentation, args.seed)
-        for name, split in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
-        if split is not None
-    }
+    keep = KEEP - splits.train.pictures.size
+    judging = {"validation": Seen(splits.validation, began.transform, keep)}
+    if splits.test is not None:
+        judging["test"] = Seen(splits.test, began.transform, keep - judging["validation"].size)
     trainer = Trainer(
         task,
         args,
         output,
-        datasets["train"],
+        Augmented(splits.train, began.transform, size, augmentation, args.seed),
         Collate(began.transform, augmentation, len(classes), args.seed),
-        datasets["validation"],
+        judging["validation"],
         average=settings.average,
         callbacks=[EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else [],
         compute_metrics=_metrics,
@@ -103,8 +103,8 @@ def train_classifier(
     judged = {}
     results: dict[str, dict[str, float]] = {"train": metrics}
     for name, prefix in (("validation", "eval"), ("test", "test")):
-        if name in datasets:
-            predicted = trainer.predict(datasets[name], metric_key_prefix=prefix)
+        if name in judging:
+            predicted = trainer.predict(judging[name], metric_key_prefix=prefix)
             judged[name] = Judged(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
             results[prefix] = dict(predicted.metrics or {})
     for prefix, values in results.items():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,9 @@ class ClassifierSettings:
     @property
     def lora(self) -> Lora:
         return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_targets)
+
+
+NAMES = tuple(field.name for field in fields(ClassifierSettings))
 
 
 def classifier_arguments(output: str | Path, overrides: Mapping[str, Any]) -> TrainingArguments:

@@ -44,16 +44,19 @@ class Splits:
         return Splits(classes, renumbered(self.train), renumbered(self.validation), test, self.skipped, self.notes)
 
 
-def make_splits(read: Mapping[str, Labelled], share: float, seed: int, strict: bool = False) -> Splits:
-    """Open every picture once; hold back `share` of each class for validation if there is no such split.
+def make_splits(
+    read: Mapping[str, Labelled], share: float, seed: int, strict: bool = False, at_least: int | None = None
+) -> Splits:
+    """Open every picture once; hold back `share` of each class for validation if there is no such split. Pictures of
+    the training split are reduced to `at_least` pixels a side (see `Pictures`), the others are whole.
 
     Raises `SettingError` for one class, an empty class, or labels that only another split has; with `strict`,
     `ImageError` for the first picture that cannot be read.
     """
-    keep, skipped, parts, pictures = KEEP, [], {}, {}
+    skipped, parts, pictures = [], {}, {}
     for split, labelled in read.items():
-        pictures[split], good, errors = opened(labelled.sources, strict, keep)
-        keep -= pictures[split].size
+        found, good, errors = opened(labelled.sources, strict, KEEP if split == "train" else 0, at_least)
+        pictures[split] = found if split == "train" else found.whole()
         skipped += errors
         parts[split] = labelled.subset(good)
     classes = _checked_classes(parts)
@@ -78,7 +81,9 @@ def hold_back(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     if not held:
         raise SettingError("there is one picture of each class, so none can be held back for validation: add pictures.")
     chosen = set(held)
-    return _part(split, [i for i in range(len(split)) if i not in chosen]), _part(split, sorted(held))
+    rest = _part(split, [i for i in range(len(split)) if i not in chosen])
+    back = _part(split, sorted(held))
+    return rest, replace(back, pictures=back.pictures.whole())
 
 
 def _part(split: Split, numbers: Sequence[int]) -> Split:

@@ -20,6 +20,7 @@ from eyesel.train.draws import Draw, Shuffled
 from eyesel.train.ema import Average
 from eyesel.train.monitor import Monitor
 from eyesel.train.output import Output
+from eyesel.train.promises import Begin, Promises
 from eyesel.train.speed import Speed
 from eyesel.train.task import Task
 
@@ -53,11 +54,12 @@ class Trainer(transformers.Trainer):
         self._samples = train_dataset
         self._staging: Path | None = None
         self._sampler: Shuffled | None = None
+        self._unchecked: tuple[int, Tensor] | None = None  # a step and its loss
         try:
             super().__init__(
                 model=task,
                 args=args,
-                data_collator=collate,
+                data_collator=Begin(collate) if self._in_threads(args) else collate,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 callbacks=[*(callbacks or []), Monitor(output.folder, self.speed), _Epochs(self)],
@@ -97,6 +99,14 @@ class Trainer(transformers.Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return Shuffled(len(self._samples), seed)  # type: ignore[arg-type]
 
+    @staticmethod
+    def _in_threads(args: TrainingArguments) -> bool:
+        """Whether batches are made in threads of this process."""
+        return args.dataloader_num_workers == 0 and not args.accelerator_config.dispatch_batches
+
+    def _get_dataloader(self, dataset: Dataset[Any], *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(Promises(dataset) if self._in_threads(self.args) else dataset, *args, **kwargs)
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         self.speed.begin_step()
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -106,13 +116,19 @@ class Trainer(transformers.Trainer):
     # Steps.
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        self._check_loss()  # of the step before: to ask for this one would make a GPU wait for what is still to be sent
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not loss.isfinite():
-            raise SettingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower learning_rate (it is "
-                f"{self.args.learning_rate:g}){self._last_good()}."
-            )
+        self._unchecked = (self.state.global_step + 1, loss)
         return loss
+
+    def _check_loss(self) -> None:
+        if self._unchecked is not None:
+            step, loss = self._unchecked
+            if not loss.isfinite():
+                raise SettingError(
+                    f"the loss is {loss.item()} at step {step}: lower learning_rate (it is "
+                    f"{self.args.learning_rate:g}){self._last_good()}."
+                )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         average = self.average if self.is_in_train else None
@@ -120,6 +136,7 @@ class Trainer(transformers.Trainer):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._check_loss()
         if "loss" in logs:
             logs = {**logs, **self.speed.read()}
         super().log(logs, start_time)

@@ -62,32 +62,12 @@ def classifier(
 
     from eyesel.train.arguments import read_words
     from eyesel.train.classifier import train_classifier
-    from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
+    from eyesel.train.classifier_settings import NAMES, ClassifierSettings, classifier_arguments
 
+    given = {name: context.params[name] for name in NAMES}
+    targets = tuple(target.strip() for target in lora_targets.split(","))
+    settings = ClassifierSettings(**{**given, "lora_targets": targets})
     args = classifier_arguments(output, read_words(context.args))
-    settings = ClassifierSettings(
-        tune,
-        image_size,
-        validation_share,
-        crop,
-        flip,
-        rand_augment,
-        rand_magnitude,
-        mixup,
-        cutmix,
-        class_weights,
-        early_stopping,
-        average,
-        lora_rank,
-        lora_alpha,
-        lora_dropout,
-        tuple(target.strip() for target in lora_targets.split(",")),
-        image_column,
-        label_column,
-        strict,
-        format,
-        offline,
-    )
     metrics = train_classifier(data, args, base, settings, resume, force)
     if args.process_index:
         return
