@@ -87,7 +87,15 @@ def test_killed_in_the_middle_of_a_save(tmp_path, pictures, base):
 
 def test_full_disk(tmp_path, pictures, base, monkeypatch):
     """After the first checkpoint no file may grow to the size of one: the second cannot be written, the first stays."""
-    told = {"data": pictures, "base": base, "output": tmp_path / "out", **SETTINGS, "tune": "head", "average": None}
+    told = {
+        "data": pictures,
+        "base": base,
+        "output": tmp_path / "out",
+        **SETTINGS,
+        "tune": "head",
+        "lora_dropout": 0.1,
+        "average": None,
+    }
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -110,7 +118,15 @@ def test_full_disk(tmp_path, pictures, base, monkeypatch):
 
 
 def test_no_number(tmp_path, pictures, base):
-    told = {"data": pictures, "base": base, "output": tmp_path / "out", **SETTINGS, "tune": "full", "average": None}
+    told = {
+        "data": pictures,
+        "base": base,
+        "output": tmp_path / "out",
+        **SETTINGS,
+        "tune": "full",
+        "lora_dropout": 0.1,
+        "average": None,
+    }
     with pytest.raises(
         SettingError, match=r"no numbers? after step 2|loss is (nan|inf) at step \d+: lower learning_rate"
     ):

@@ -55,8 +55,8 @@ def plot_confusion(path: Path, counts: np.ndarray, labels: Sequence[str]) -> Non
     axis.set(xlabel="predicted", ylabel="true", title=f"{np.trace(counts)} of {counts.sum()} right")
     if few or len(labels) <= 120:
         size = 9 if few else 5
-        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-        axis.set_yticks(range(len(labels)), labels, fontsize=size)
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size, parse_math=False)
+        axis.set_yticks(range(len(labels)), labels, fontsize=size, parse_math=False)
     if few:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"

@@ -53,18 +53,17 @@ class Trainer(transformers.Trainer):
         self._samples = train_dataset
         self._staging: Path | None = None
         self._sampler: Shuffled | None = None
-        try:
+        self._monitor = Monitor(output.folder, self.speed)
+        with self._together():
             super().__init__(
                 model=task,
                 args=args,
                 data_collator=collate,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
-                callbacks=[*(callbacks or []), Monitor(output.folder, self.speed), _Epochs(self)],
+                callbacks=[*(callbacks or []), self._monitor, _Epochs(self)],
                 **others,
             )
-        except (ValueError, ImportError, RuntimeError) as error:  # what it has to say about its arguments
-            raise SettingError(f"these settings do not go together ({_line(error)}).") from error
         self.remove_callback(PrinterCallback)
         self.label_smoother = None  # a task smooths its labels itself
         self.average = None if average is None else Average(task, average)
@@ -74,8 +73,11 @@ class Trainer(transformers.Trainer):
     def fit(self) -> TrainOutput:
         """Train to the end, from the last good checkpoint if the run goes on."""
         checkpoint = self.output.checkpoint
-        with self._explained():
-            result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        try:
+            with self._explained():
+                result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self._monitor.close()
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.average is not None and best is None:
             self.average.copy_to(self.task)
@@ -122,7 +124,26 @@ class Trainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self.speed.read()}
+        if "train_loss" in logs and self.output.checkpoint is not None:
+            logs["train_loss"] = self._mean_loss(logs["train_loss"])
         super().log(logs, start_time)
+
+    def _mean_loss(self, own: float) -> float:
+        """Over all steps whose losses were logged, those before the run was stopped among them; `own` is that of
+        Trainer, which counts from the checkpoint on.
+        """
+        logged = [(row["step"], row["loss"]) for row in self.state.log_history if "loss" in row]
+        before = [0, *(step for step, _ in logged)]
+        total = sum(loss * (step - last) for (step, loss), last in zip(logged, before, strict=False))
+        return total / before[-1] if logged else own
+
+    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+        with self._together():
+            return super().create_optimizer(*args, **options)
+
+    def create_scheduler(self, *args: Any, **options: Any) -> Any:
+        with self._together():
+            return super().create_scheduler(*args, **options)
 
     # Checkpoints.
 
@@ -198,6 +219,14 @@ class Trainer(transformers.Trainer):
     def _last_good(self) -> str:
         last = last_checkpoint(self.output.folder)
         return "; there is no checkpoint yet" if last is None else f"; the last good checkpoint is {last}"
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What Trainer has to say about its arguments."""
+        try:
+            yield
+        except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:
+            raise SettingError(f"these settings do not go together ({_line(error)}).") from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -62,9 +62,9 @@ def classifier(
 
     from eyesel.train.arguments import read_words
     from eyesel.train.classifier import train_classifier
-    from eyesel.train.classifier_settings import ClassifierSettings, classifier_arguments
+    from eyesel.train.classifier_settings import OPTIONS, ClassifierSettings, classifier_arguments
 
-    args = classifier_arguments(output, read_words(context.args))
+    args = classifier_arguments(output, read_words(context.args, OPTIONS))
     settings = ClassifierSettings(
         tune,
         image_size,

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eyesel.errors import ImageError
-from eyesel.images import find_images
-from eyesel.train.folders import read_metadata, split_folders
+from eyesel.train.folders import pictures_below, read_metadata, split_folders
 from eyesel.weights.load import listed
 
 SIDECARS = (".txt", ".caption")
@@ -54,7 +53,7 @@ def read_samples(
         if left:
             notes.append(f"trained on {splits['train']}; {' and '.join(left)} is not looked at")
         folder = splits["train"]
-    paths = find_images(folder)
+    paths = pictures_below(folder)
     metadata: dict[Path, Mapping[str, Any]] = {}
     for place in sorted({folder, *(path.parent for path in paths)}):
         metadata |= read_metadata(place)

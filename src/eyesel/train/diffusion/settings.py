@@ -1,7 +1,6 @@
 """What a fine-tuning of the painter can be told, besides the arguments of the trainer."""
 
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from eyesel.errors import SettingError
@@ -157,7 +156,3 @@ _DREAMBOOTH = ("class_prompt", "class_data", "class_pictures", "prior_weight")
 _INVERSION = ("placeholder", "initializer", "vectors", "learnable_property")
 _FREE = ("cache", "offline", "strict", "validation_prompt", "validation_steps", "validation_seed", "save_precision")
 NAMES = tuple(field.name for field in fields(Settings))
-
-
-def near(name: str) -> list[str]:
-    return get_close_matches(name, NAMES, n=2, cutoff=0.6)
