@@ -1,5 +1,6 @@
 """Every field of transformers' TrainingArguments under its own name, from the command line or from Python."""
 
+import importlib.util
 import json
 import types
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,12 @@ _SAID_OTHERWISE = {
     "disable_tqdm": "the monitor follows the terminal",
     "ignore_data_skip": "a run that goes on begins where it was stopped",
     "save_only_model": "a checkpoint without its optimizer cannot be gone on with",
+    "bf16_full_eval": "the weights are kept in float32; bf16 computes in less",
+    "fp16_full_eval": "the weights are kept in float32; fp16 computes in less",
+    **dict.fromkeys(
+        ("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "include_num_input_tokens_seen"),
+        "it is for models of language",
+    ),
     **dict.fromkeys(
         ("prediction_loss_only", "batch_eval_metrics", "include_for_metrics", "eval_do_concat_batches"),
         "a split is judged as a whole",
@@ -39,6 +46,9 @@ _ALWAYS: dict[str, Any] = {"remove_unused_columns": False, "logging_nan_inf_filt
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _POSITIVE = ("num_train_epochs", "learning_rate", "logging_steps", "eval_steps", "save_steps")
 _NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers")
+# What runs are reported to by a package of the same name.
+_REPORTERS = ("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "mlflow", "neptune", "swanlab", "tensorboard",
+              "trackio", "wandb")  # fmt: skip
 _SEEDS = 2**32  # what numpy takes
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -74,11 +84,13 @@ def training_arguments(
         raise SettingError("fp16 needs a GPU: leave it out, or take bf16.")
     try:
         args = TrainingArguments(output_dir=str(output), **values)
-        for integration in get_reporting_integration_callbacks(args.report_to):
-            integration()  # says what is not installed
-        return args
+        get_reporting_integration_callbacks(args.report_to)
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError, OSError) as error:  # of its own checks
         raise SettingError(f"these settings do not go together ({' '.join(str(error).split())[:300]}).") from error
+    for name in args.report_to:
+        if name in _REPORTERS and importlib.util.find_spec(name) is None:
+            raise SettingError(f"report_to has {name}, which is not installed: pip install {name.replace('_', '-')}.")
+    return args
 
 
 def read_words(words: Sequence[str], own: Sequence[str] = ()) -> dict[str, Any]:

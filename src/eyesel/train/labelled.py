@@ -10,6 +10,7 @@ from eyesel.errors import EyeselError, ImageError, SettingError
 from eyesel.train.folders import holds_pictures, pictures_below, read_metadata, split_folders, split_of
 
 _IMAGE_COLUMNS = ("image", "img", "picture", "pixels")
+_LABEL = "label"  # of metadata
 _LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "category")
 
 
@@ -49,7 +50,9 @@ def read_labelled(
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        tables = sorted(path.rglob("*.parquet"))
+        tables = sorted(file for file in path.rglob("*.parquet") if not _hidden(file.relative_to(path)))
+        if tables and holds_pictures(path):
+            raise SettingError(f"{path} holds pictures, and the table {tables[0]}: give one of them.")
         if tables:
             return _of_parquet(tables, image_column, label_column)
         if image_column is not None:
@@ -66,8 +69,11 @@ def read_labelled(
     return _of_hub(str(data), image_column, label_column, offline)
 
 
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _of_folder(folder: Path, label_column: str | None) -> dict[str, Labelled]:
-    column = label_column or "label"
     common = read_metadata(folder)
     splits = {}
     for split, below in split_folders(folder).items():
@@ -75,14 +81,16 @@ def _of_folder(folder: Path, label_column: str | None) -> dict[str, Labelled]:
         absent = next((path for path in told if not path.is_file()), None)
         if absent is not None:
             raise ImageError(f"{absent} is in the metadata and does not exist: mend one of them.")
+        if label_column and not told:
+            raise ImageError(f"label_column is {label_column!r}, and no metadata describe {below}: leave it out.")
         files = sorted({*pictures_below(below), *told})
-        labels = [_label(file, told.get(file), column, below) for file in files]
+        labels = [_label(file, told.get(file), label_column, below) for file in files]
         without = [file for file, label in zip(files, labels, strict=True) if label is None]
         if without:
             more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
             raise ImageError(
                 f"{without[0]}{more} has no label: put pictures "
-                f"into folders that are called as what they show, or write metadata.jsonl with file_name and {column}."
+                f"into folders that are called as what they show, or write metadata.jsonl with file_name and {label_column or _LABEL}."
             )
         known = [label for label in labels if label is not None]
         classes = sorted({*known, *_class_folders(below, told)})
@@ -90,8 +98,10 @@ def _of_folder(folder: Path, label_column: str | None) -> dict[str, Labelled]:
     return splits
 
 
-def _label(file: Path, row: Mapping[str, Any] | None, column: str, folder: Path) -> str | None:
-    said = None if row is None else row.get(column)
+def _label(file: Path, row: Mapping[str, Any] | None, column: str | None, folder: Path) -> str | None:
+    if column is not None and row is not None and column not in row:
+        raise ImageError(f"the metadata of {file} has no column {column!r}; it has {', '.join(map(str, row))}.")
+    said = None if row is None else row.get(column or _LABEL)
     if isinstance(said, list | dict):
         raise ImageError(f"{file} has the label {said!r}: a picture has one label here, not several.")
     if said not in (None, ""):

@@ -147,10 +147,8 @@ def _check_apart(folder: Path, reads: Sequence[Path], force: bool) -> None:
     inside = next((path for path in there if force and path.resolve().is_relative_to(place)), None)
     if inside is not None:
         raise OutputError(f"{folder} holds {inside}, which is read here: choose another folder, or move it out.")
-    if there and there[0] == reads[0] and there[0].is_dir() and place.is_relative_to(there[0].resolve()):
-        raise OutputError(
-            f"{folder} lies among the pictures of {there[0]}, and would be one day: choose another place."
-        )
+    if there and there[0] == reads[0] and there[0].resolve() in place.parents:
+        raise OutputError(f"{folder} lies among the pictures of {there[0]}: choose a place outside.")
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], record: Mapping[str, Any]) -> None:

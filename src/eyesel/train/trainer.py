@@ -99,6 +99,22 @@ class Trainer(transformers.Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return Shuffled(len(self._samples), seed)  # type: ignore[arg-type]
 
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **options: Any) -> Any:
+        """`dataloader_drop_last` is for training alone: what is evaluated is the whole split."""
+        drops = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drops and is_training
+        try:
+            with self._together():
+                loader = super()._get_dataloader(*args, is_training=is_training, **options)
+        finally:
+            self.args.dataloader_drop_last = drops
+        if not len(loader):
+            raise SettingError(
+                f"dataloader_drop_last leaves nothing of {len(self._samples)} pictures in batches of "  # type: ignore[arg-type]
+                f"{self.args.train_batch_size}: leave it out."
+            )
+        return loader
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         self.speed.begin_step()
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -220,9 +220,9 @@ def _run(
 
 class _Trainer(Trainer):
     def train_sampler(self) -> Bucketed:
-        drawn, args = self.train_dataset, self.args
+        drawn = self.train_dataset
         assert isinstance(drawn, Drawn)
-        return Bucketed(drawn.sizes, args.per_device_train_batch_size * args.world_size, drawn.drawing.seed)
+        return Bucketed(drawn.sizes, self._train_batch_size * self.args.world_size, drawn.drawing.seed)
 
 
 def buckets_for(painter: StableDiffusion, settings: Settings) -> Buckets:
