@@ -57,6 +57,8 @@ def read_samples(
     metadata: dict[Path, Mapping[str, Any]] = {}
     for place in sorted({folder, *(path.parent for path in paths)}):
         metadata |= read_metadata(place)
+    if column is not None and not metadata:
+        raise ImageError(f"caption_column is {column!r}, and no metadata describe {folder}: leave it out.")
     samples, missing = [], []
     for path in paths:
         repeats, named = _folder_name(path, folder)

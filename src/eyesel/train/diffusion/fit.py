@@ -250,6 +250,8 @@ def check(painter: StableDiffusion, settings: Settings) -> None:
         raise SettingError("this is the refiner of Stable Diffusion XL, which is not fine-tuned here: take the base.")
     if settings.method == "textual-inversion":
         new_word(painter, settings)
+    for prompt in settings.validation_prompt:
+        painter.asked_for([prompt])
     if settings.validation_prompt and (painter.inpaints or settings.method == "inpaint"):
         raise SettingError("validation_prompt paints whole pictures, which a repainting UNet does not: leave it out.")
 
