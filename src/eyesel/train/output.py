@@ -81,16 +81,19 @@ class Output:
             yield
         except KeyboardInterrupt:
             if PartialState().is_main_process:
-                print(f"\neyesel: stopped; {self._how()}", file=sys.stderr)
+                print(f"\neyesel: stopped; {self.how_to_go_on()}", file=sys.stderr)
             raise
         except (OSError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno not in _DISK:
                 raise
-            raise OutputError(f"{self.folder} cannot be written ({_line(error)}): make room; {self._how()}.") from error
+            raise OutputError(f"{self.folder} cannot be written ({_line(error)}): make room; {self.how_to_go_on()}.") from error
 
-    def _how(self) -> str:
+    def how_to_go_on(self) -> str:
+        """In words, behind a semicolon."""
         last = last_checkpoint(self.folder)
-        return f"--resume goes on from {last}" if last else "there is no checkpoint yet, so --resume begins anew"
+        if last is None:
+            return "there is no checkpoint yet, so --resume begins anew"
+        return f"the last good checkpoint is {last}, from which --resume goes on"
 
     def finish(self) -> None:
         """Say that the run is done; to be called last."""

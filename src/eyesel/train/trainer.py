@@ -185,7 +185,7 @@ class Trainer(transformers.Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(staging, ignore_errors=True)
             raise OutputError(
-                f"{final} cannot be written ({_line(error)}): make room{self._last_good()} and go on with --resume."
+                f"{final} cannot be written ({_line(error)}): make room; {self.output.how_to_go_on()}."
             ) from error
         finally:
             self._staging = None

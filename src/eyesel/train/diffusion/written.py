@@ -57,12 +57,11 @@ class Outcome:
         whole = folder / _WHOLE
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
-        if self.settings.adapts:
-            self._loras(whole, folder.absolute().name)
-        elif self.settings.method == "textual-inversion":
-            self._word(whole)
-        else:
-            self._folder(whole)
+        try:
+            self._weights(whole, folder.absolute().name)
+        except BaseException:
+            shutil.rmtree(whole, ignore_errors=True)
+            raise
         for path in whole.iterdir():
             target = folder / path.name
             if target.is_dir():  # of a run that was stopped while it wrote
@@ -71,6 +70,14 @@ class Outcome:
         whole.rmdir()
         plot_curves(folder / "curves.png", read_metrics(folder / METRICS))
         self._card(folder)
+
+    def _weights(self, folder: Path, title: str) -> None:
+        if self.settings.adapts:
+            self._loras(folder, title)
+        elif self.settings.method == "textual-inversion":
+            self._word(folder)
+        else:
+            self._folder(folder)
 
     def _loras(self, folder: Path, title: str) -> None:
         dtype, stored, settings = stored_dtype(self.settings.save_precision), self._stored(), self.settings
