@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import FSDPOption
 
 from eyesel.errors import SettingError
@@ -82,12 +82,14 @@ def training_arguments(
             raise SettingError(f"{name} is {values[name]}; it must be a whole number from 0 to {_SEEDS - 1}.")
     if values.get("fp16") and values["use_cpu"]:
         raise SettingError("fp16 needs a GPU: leave it out, or take bf16.")
+    if values.get("fsdp") and values["use_cpu"]:
+        raise SettingError("fsdp needs GPUs, accelerate leaves it out on CPUs: leave it out here, too.")
     try:
         args = TrainingArguments(output_dir=str(output), **values)
         get_reporting_integration_callbacks(args.report_to)
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError, OSError) as error:  # of its own checks
         raise SettingError(f"these settings do not go together ({' '.join(str(error).split())[:300]}).") from error
-    for name in args.report_to:
+    for name in args.report_to or ():
         if name in _REPORTERS and importlib.util.find_spec(name) is None:
             raise SettingError(f"report_to has {name}, which is not installed: pip install {name.replace('_', '-')}.")
     return args

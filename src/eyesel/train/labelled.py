@@ -89,8 +89,8 @@ def _of_folder(folder: Path, label_column: str | None) -> dict[str, Labelled]:
         if without:
             more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
             raise ImageError(
-                f"{without[0]}{more} has no label: put pictures "
-                f"into folders that are called as what they show, or write metadata.jsonl with file_name and {label_column or _LABEL}."
+                f"{without[0]}{more} has no label: put pictures into folders that are called as what they show, or "
+                f"write metadata.jsonl with file_name and {label_column or _LABEL}."
             )
         known = [label for label in labels if label is not None]
         classes = sorted({*known, *_class_folders(below, told)})

@@ -86,7 +86,9 @@ class Output:
         except (OSError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno not in _DISK:
                 raise
-            raise OutputError(f"{self.folder} cannot be written ({_line(error)}): make room; {self.how_to_go_on()}.") from error
+            raise OutputError(
+                f"{self.folder} cannot be written ({_line(error)}): make room; {self.how_to_go_on()}."
+            ) from error
 
     def how_to_go_on(self) -> str:
         """In words, behind a semicolon."""

@@ -99,19 +99,19 @@ class Trainer(transformers.Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return Shuffled(len(self._samples), seed)  # type: ignore[arg-type]
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **options: Any) -> Any:
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *others: Any, **options: Any) -> Any:
         """`dataloader_drop_last` is for training alone: what is evaluated is the whole split."""
         drops = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drops and is_training
+        self.args.dataloader_drop_last = drops and description == "Training"
         try:
             with self._together():
-                loader = super()._get_dataloader(*args, is_training=is_training, **options)
+                loader = super()._get_dataloader(dataset, description, batch_size, *others, **options)
         finally:
             self.args.dataloader_drop_last = drops
         if not len(loader):
             raise SettingError(
-                f"dataloader_drop_last leaves nothing of {len(self._samples)} pictures in batches of "  # type: ignore[arg-type]
-                f"{self.args.train_batch_size}: leave it out."
+                f"dataloader_drop_last leaves nothing of {len(dataset)} pictures in batches of {batch_size}: leave it "
+                "out."
             )
         return loader
 

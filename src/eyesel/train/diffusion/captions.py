@@ -120,6 +120,15 @@ def _missing(
     return notes
 
 
+def folders(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """How many pictures there are of each folder, and how often each is shown, as kohya's metadata say it."""
+    counts: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        own = counts.setdefault(sample.path.parent.name, {"n_repeats": sample.repeats, "img_count": 0})
+        own["img_count"] += 1
+    return counts
+
+
 def tags(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
     """How often each comma-separated tag is said, by folder, as kohya's metadata count them."""
     counts: dict[str, Counter[str]] = {}

@@ -209,10 +209,21 @@ def _run(
     if first:
         path = resolve(base, kind="painter", variant=settings.variant, offline=settings.offline)
         steps = trainer.state.global_step
-        unique = list(dict.fromkeys(example.sample for example in examples))
-        Outcome(painter, prepared, settings, unique, args, base, path, buckets.resolution, steps, metrics).write(
-            begun.folder
+        shown = {example.sample: example.placed.size for example in examples}
+        outcome = Outcome(
+            painter,
+            prepared,
+            settings,
+            list(shown),
+            [size for sample, size in shown.items() if not sample.prior],
+            args,
+            base,
+            path,
+            buckets.resolution,
+            steps,
+            metrics,
         )
+        outcome.write(begun.folder)
         begun.finish()
     trainer.accelerator.wait_for_everyone()
     return metrics

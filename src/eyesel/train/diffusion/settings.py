@@ -20,8 +20,15 @@ TARGETS = {
 }
 _SIDE = 8192  # pixels, of what is trained on
 _COUNTS = {
-    **{"chunks": 100, "repeats": 100_000, "rank": 4096, "class_pictures": 100_000, "vectors": 1000},
-    **{"resolution": _SIDE, "bucket_step": _SIDE, "min_bucket": _SIDE, "max_bucket": 2 * _SIDE},
+    "chunks": 100,
+    "repeats": 100_000,
+    "resolution": _SIDE,
+    "bucket_step": _SIDE,
+    "min_bucket": _SIDE,
+    "max_bucket": 2 * _SIDE,
+    "rank": 4096,
+    "class_pictures": 100_000,
+    "vectors": 1000,
     "validation_steps": 10**9,
 }
 PRECISIONS = ("float32", "float16", "bfloat16")

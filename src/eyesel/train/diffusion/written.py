@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from eyesel.errors import CheckpointError
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.card import table, write_card
+from eyesel.train.diffusion.buckets import Size
 from eyesel.train.diffusion.captions import Sample
 from eyesel.train.diffusion.lora_save import FILE, kohya_metadata, save_diffusers, save_kohya
 from eyesel.train.diffusion.methods import Prepared
@@ -45,6 +46,7 @@ class Outcome:
     prepared: Prepared
     settings: Settings
     samples: Sequence[Sample]
+    sizes: Sequence[Size]
     args: TrainingArguments
     base: str
     path: Path
@@ -92,6 +94,7 @@ class Outcome:
             rank=settings.rank,
             alpha=float(settings.rank if settings.alpha is None else settings.alpha),
             samples=self.samples,
+            sizes=self.sizes,
             arguments=self.args,
             steps=self.steps,
             settings=settings.record(),
