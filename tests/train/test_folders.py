@@ -1,7 +1,6 @@
 """What lies in a folder of pictures, told apart with care."""
 
 import json
-import os
 import shutil
 
 import datasets
@@ -31,7 +30,7 @@ def test_folders_that_are_links_and_such_without_a_picture(tmp_path, pictures):
     linked = tmp_path / "linked"
     linked.mkdir()
     for name in "ab":
-        os.symlink(pictures / name, linked / name)
+        (linked / name).symlink_to(pictures / name)
     assert read_labelled(linked)["train"].labels == [*"a" * 8, *"b" * 8]
     (pictures / "birds").mkdir()
     (pictures / "birds" / "1.heic").write_bytes(b"a format that is not read")

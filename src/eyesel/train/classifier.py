@@ -79,7 +79,11 @@ def train_classifier(
         "data": str(Path(data).expanduser().absolute()) if Path(data).exists() else str(data),
         "base": base,
         "weights": fingerprint([began.model]),
-        "pictures": seen(splits.train.pictures.sources, zip(splits.train.names, splits.train.labels, strict=True)),
+        "pictures": [
+            seen(split.pictures.sources, zip(split.names, split.labels, strict=True))
+            for split in (splits.train, splits.validation, splits.test)
+            if split is not None
+        ],
         "classes": list(classes),
     }
     output = Output.begin(args, {**known, **settings.record()}, resume, force, [data, base])
