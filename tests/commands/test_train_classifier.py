@@ -41,6 +41,16 @@ def test_from_a_folder_to_a_model(run, photos, classifier, tmp_path):
     assert code == 0 and "eval_accuracy" in json.loads(out)
 
 
+def test_options_stand_anywhere(run, photos, classifier):
+    before, after = ("--seed", 3, "--no-use-cpu"), ("-o", "mine", "-b", classifier, "--use-cpu", "--max-steps", 1)
+    code, _, err = run("train", "classifier", *before, photos, "--bf16", *after, "--tune", "head")
+    assert code == 0, err
+    record = json.loads(Path("mine/run.json").read_text())
+    assert (record["arguments"]["seed"], record["arguments"]["bf16"]) == (3, True)
+    refused(run("train", "classifier", "--tunee", "head", photos, "-o", "x"), "no option 'tunee'; is it tune")
+    refused(run("train", "classifier", photos, "more", "-o", "x"), "'more' belongs to no option")
+
+
 def test_what_is_refused(run, photos, classifier, tmp_path):
     def trained(*options):
         return run("train", "classifier", *options)

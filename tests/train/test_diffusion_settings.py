@@ -12,7 +12,7 @@ from eyesel.train.diffusion.settings import Settings
     [
         ({"method": "hypernetwork"}, "method is 'hypernetwork'; choose one of full, lora"),
         ({"targets": "everything"}, "targets is 'everything'"),
-        ({"rank": 0}, "rank is 0; it must be a whole number from 1 on"),
+        ({"rank": 0}, "rank is 0; it must be a whole number from 1 to 4096"),
         ({"caption_dropout": 2}, "caption_dropout is 2"),
         ({"snr_gamma": 0}, "snr_gamma is 0"),
         ({"ema": 1.5}, "ema is 1.5"),

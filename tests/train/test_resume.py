@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from eyesel.errors import OutputError, SettingError
 from eyesel.train import fit_classifier
@@ -87,7 +89,15 @@ def test_killed_in_the_middle_of_a_save(tmp_path, pictures, base):
 
 def test_full_disk(tmp_path, pictures, base, monkeypatch):
     """After the first checkpoint no file may grow to the size of one: the second cannot be written, the first stays."""
-    told = {"data": pictures, "base": base, "output": tmp_path / "out", **SETTINGS, "tune": "head", "average": None}
+    told = {
+        "data": pictures,
+        "base": base,
+        "output": tmp_path / "out",
+        **SETTINGS,
+        "tune": "head",
+        "lora_dropout": 0.1,
+        "average": None,
+    }
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -110,7 +120,15 @@ def test_full_disk(tmp_path, pictures, base, monkeypatch):
 
 
 def test_no_number(tmp_path, pictures, base):
-    told = {"data": pictures, "base": base, "output": tmp_path / "out", **SETTINGS, "tune": "full", "average": None}
+    told = {
+        "data": pictures,
+        "base": base,
+        "output": tmp_path / "out",
+        **SETTINGS,
+        "tune": "full",
+        "lora_dropout": 0.1,
+        "average": None,
+    }
     with pytest.raises(
         SettingError, match=r"no numbers? after step 2|loss is (nan|inf) at step \d+: lower learning_rate"
     ):
@@ -137,6 +155,68 @@ def test_other_settings_are_refused(tmp_path, pictures, base):
         fit_classifier(**{**told, "output": tmp_path / "full"}, force=True)
     with pytest.raises(OutputError, match="no run to go on with"):
         fit_classifier(**{**told, "output": tmp_path / "none"}, resume=True)
+
+
+def test_a_run_keeps_apart_from_what_it_reads(tmp_path, pictures, base):
+    told = {"base": base, "max_steps": 1, "use_cpu": True, "tune": "head"}
+    with pytest.raises(OutputError, match="lies among the pictures"):
+        fit_classifier(pictures, pictures / "out", **told)
+    assert not (pictures / "out").exists()
+    fit_classifier(pictures, tmp_path / "out", **told)
+    pictures.rename(tmp_path / "out" / "pictures")
+    with pytest.raises(OutputError, match="which is read here"):
+        fit_classifier(tmp_path / "out" / "pictures", tmp_path / "out", **told, force=True)
+    with pytest.raises(OutputError, match="which is read here"):
+        fit_classifier(
+            tmp_path / "out" / "pictures", tmp_path / "out", **{**told, "base": tmp_path / "out"}, force=True
+        )
+    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 32
+
+
+def test_other_pictures_and_another_base_are_noticed(tmp_path, pictures, base):
+    own = shutil.copytree(base, tmp_path / "base")
+    told = {"data": pictures, "base": own, "output": tmp_path / "out", "max_steps": 1, "use_cpu": True, "tune": "head"}
+    fit_classifier(**told)
+    kept = (pictures / "a" / "0.png").read_bytes()
+    Image.new("RGB", (9, 9)).save(pictures / "a" / "0.png")
+    with pytest.raises(SettingError, match="the pictures, their names or what is said of them are not those"):
+        fit_classifier(**told, resume=True)
+    (pictures / "a" / "0.png").write_bytes(kept)
+    weights = load_file(own / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, own / "model.safetensors")
+    with pytest.raises(SettingError, match="the weights of the base are not those"):
+        fit_classifier(**told, resume=True)
+
+
+def test_what_was_trained_and_not_written_is_written(tmp_path, pictures, base):
+    """The loss that is told of a run that goes on is that of the whole run."""
+    told = {"data": pictures, "base": base, "output": tmp_path / "out", "max_steps": 4, "use_cpu": True, "tune": "head",
+            "logging_steps": 1}  # fmt: skip
+    fit_classifier(**told)
+    whole = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps({**record, "finished": False}))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    fit_classifier(**told, resume=True)
+    again = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert again["train_loss"] == pytest.approx(whole["train_loss"]) and again["eval_loss"] == whole["eval_loss"]
+
+
+def test_control_c_says_how_to_go_on(tmp_path, pictures, base, monkeypatch, capsys):
+    class Stopped(Trainer):
+        def training_step(self, *args):
+            if self.state.global_step == 3:
+                raise KeyboardInterrupt
+            return super().training_step(*args)
+
+    told = {"data": pictures, "base": base, "output": tmp_path / "out", **SETTINGS}
+    monkeypatch.setattr("eyesel.train.classifier.Trainer", Stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit_classifier(**told)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        said == f"eyesel: stopped; the last good checkpoint is {tmp_path}/out/checkpoint-2, from which --resume goes on"
+    )
 
 
 def test_only_whole_checkpoints_count(tmp_path, pictures, base):

@@ -1,5 +1,6 @@
 """Every field of transformers' TrainingArguments under its own name, from the command line or from Python."""
 
+import importlib.util
 import json
 import types
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer_utils import FSDPOption
 
 from eyesel.errors import SettingError
 
@@ -26,22 +29,41 @@ _SAID_OTHERWISE = {
     "label_names": "the labels are those of the data",
     "logging_nan_inf_filter": "a loss that is no number stops the run",
     "disable_tqdm": "the monitor follows the terminal",
+    "ignore_data_skip": "a run that goes on begins where it was stopped",
+    "save_only_model": "a checkpoint without its optimizer cannot be gone on with",
+    "bf16_full_eval": "the weights are kept in float32; bf16 computes in less",
+    "fp16_full_eval": "the weights are kept in float32; fp16 computes in less",
+    **dict.fromkeys(
+        ("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "include_num_input_tokens_seen"),
+        "it is for models of language",
+    ),
+    **dict.fromkeys(
+        ("prediction_loss_only", "batch_eval_metrics", "include_for_metrics", "eval_do_concat_batches"),
+        "a split is judged as a whole",
+    ),
 }
 _ALWAYS: dict[str, Any] = {"remove_unused_columns": False, "logging_nan_inf_filter": False, "disable_tqdm": True}
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _POSITIVE = ("num_train_epochs", "learning_rate", "logging_steps", "eval_steps", "save_steps")
 _NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers")
+# What runs are reported to by a package of the same name.
+_REPORTERS = ("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "mlflow", "neptune", "swanlab", "tensorboard",
+              "trackio", "wandb")  # fmt: skip
+_SEEDS = 2**32  # what numpy takes
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def training_arguments(
-    output: str | Path, defaults: Mapping[str, Any], overrides: Mapping[str, Any]
+    output: str | Path, defaults: Mapping[str, Any], overrides: Mapping[str, Any], own: Sequence[str] = ()
 ) -> TrainingArguments:
     """`defaults` of a method, and what the user said instead of them; texts are read as the field's type.
 
-    Raises `SettingError` for a name that TrainingArguments has not, and for a value that it cannot be.
+    Raises `SettingError` for a name that TrainingArguments has not, and for a value that it cannot be; `own` are names
+    that the user may have meant.
     """
-    said = {check_name(name): read_value(name, value) for name, value in overrides.items()}
+    said = {check_name(name, own): read_value(name, value) for name, value in overrides.items()}
+    if said.get("max_steps", -1) > 0 and "num_train_epochs" in said:
+        raise SettingError("max_steps and num_train_epochs both say how long to train: leave one of them out.")
     usual = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
     values = {**usual, **defaults, **said, **_ALWAYS}
     for name, least, excluded in (
@@ -52,17 +74,28 @@ def training_arguments(
         value = values.get(name)
         if value is not None and not (value > least if excluded else value >= least):
             raise SettingError(f"{name} is {value!r}; it must be {'more than' if excluded else 'at least'} {least}.")
-    if values.get("max_steps", -1) == 0:
-        raise SettingError("max_steps is 0; it must be at least 1, or -1 to go by num_train_epochs.")
+    steps = values.get("max_steps", -1)
+    if steps == 0 or steps < -1:
+        raise SettingError(f"max_steps is {steps}; it must be at least 1, or -1 to go by num_train_epochs.")
+    for name in ("seed", "data_seed"):
+        if values.get(name) is not None and not 0 <= values[name] < _SEEDS:
+            raise SettingError(f"{name} is {values[name]}; it must be a whole number from 0 to {_SEEDS - 1}.")
     if values.get("fp16") and values["use_cpu"]:
         raise SettingError("fp16 needs a GPU: leave it out, or take bf16.")
+    if values.get("fsdp") and values["use_cpu"]:
+        raise SettingError("fsdp needs GPUs, accelerate leaves it out on CPUs: leave it out here, too.")
     try:
-        return TrainingArguments(output_dir=str(output), **values)
-    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:  # of its own checks
+        args = TrainingArguments(output_dir=str(output), **values)
+        get_reporting_integration_callbacks(args.report_to)
+    except (ValueError, TypeError, KeyError, ImportError, RuntimeError, OSError) as error:  # of its own checks
         raise SettingError(f"these settings do not go together ({' '.join(str(error).split())[:300]}).") from error
+    for name in args.report_to or ():
+        if name in _REPORTERS and importlib.util.find_spec(name) is None:
+            raise SettingError(f"report_to has {name}, which is not installed: pip install {name.replace('_', '-')}.")
+    return args
 
 
-def read_words(words: Sequence[str]) -> dict[str, Any]:
+def read_words(words: Sequence[str], own: Sequence[str] = ()) -> dict[str, Any]:
     """`["--learning-rate", "2e-5", "--bf16", "--no-use-cpu"]` as overrides: hyphens or underscores, `=` or a space."""
     overrides: dict[str, Any] = {}
     waiting = list(words)
@@ -72,13 +105,13 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             raise SettingError(f"{word!r} belongs to no option: options are written --name VALUE.")
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
-        if not equals and name.startswith("no_") and name not in _KINDS and bool in _members(name[3:]):
+        if not equals and _negated(name):
             overrides[check_name(name[3:])] = False
             continue
-        check_name(name)
+        check_name(name, own)
         if equals:
             overrides[name] = read_value(name, value)
-        elif waiting and not waiting[0].startswith("--"):
+        elif waiting and has_value(word, waiting[0]):
             overrides[name] = read_value(name, waiting.pop(0))
         elif bool in _members(name) or name in _ALONE:
             overrides[name] = True
@@ -87,13 +120,28 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def check_name(name: str) -> str:
-    """`name`, if it is a field that a user can set."""
+def has_value(word: str, following: str) -> bool:
+    """Whether what follows `--name` is its value: always, but for names that may stand alone."""
+    name = word.removeprefix("--").replace("-", "_")
+    if "=" in word or following.startswith("--") or _negated(name):
+        return False
+    if name == "fsdp":
+        return all(part in _SHARDINGS for part in following.split())
+    alone = name in _ALONE or set(_members(name)) <= {bool, type(None)}
+    return not alone or following.lower() in _WORDS
+
+
+def _negated(name: str) -> bool:
+    return name.startswith("no_") and name not in _KINDS and bool in _members(name[3:])
+
+
+def check_name(name: str, own: Sequence[str] = ()) -> str:
+    """`name`, if it is a field that a user can set; `own` are names of others that may be meant."""
     if name in _SAID_OTHERWISE:
         raise SettingError(f"{name} cannot be set: {_SAID_OTHERWISE[name]}.")
     if name not in _KINDS:
-        holding = [known for known in _KINDS if name in known]
-        near = get_close_matches(name, _KINDS, n=3, cutoff=0.5) or holding[:3]
+        names = [*own, *_KINDS]
+        near = get_close_matches(name, names, n=3, cutoff=0.5) or [known for known in names if name in known][:3]
         hint = f"; is it {' or '.join(near)}?" if near else "; see TrainingArguments of transformers."
         raise SettingError(f"there is no option {name!r}{hint}")
     return name
@@ -139,6 +187,7 @@ _KINDS: dict[str, Any] = {
 
 # What stands on the command line by itself, though its type is another.
 _ALONE = {field.name for field in fields(TrainingArguments) if field.metadata.get("const") is True}
+_SHARDINGS = {option.value for option in FSDPOption} | set(_WORDS)
 
 
 def _members(name: str) -> tuple[Any, ...]:

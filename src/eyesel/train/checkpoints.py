@@ -31,7 +31,7 @@ def publish(staged: Path, final: Path) -> None:
 def complete(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False
 

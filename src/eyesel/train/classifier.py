@@ -3,7 +3,6 @@
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from transformers.trainer_utils import EvalPrediction
 
 from eyesel.classifier import ImageClassifier
 from eyesel.models.vit import ViT
+from eyesel.stylize.inversions import fingerprint
 from eyesel.train.adapters import merged
 from eyesel.train.batches import Augmented, Collate, Seen, needed_side
-from eyesel.train.classifier_settings import NAMES, ClassifierSettings, classifier_arguments
+from eyesel.train.classifier_settings import NAMES, ClassifierSettings, check_together, classifier_arguments
 from eyesel.train.judged import Judged, measures
 from eyesel.train.labelled import read_labelled
-from eyesel.train.output import Output
+from eyesel.train.output import Output, seen
 from eyesel.train.pictures import KEEP, about_skipped
 from eyesel.train.splits import Splits, make_splits
 from eyesel.train.trainer import Trainer
@@ -59,11 +59,12 @@ def train_classifier(
 ) -> dict[str, Any]:
     """The same from ready arguments; gives the metrics, in every process of a run."""
     first = args.process_index == 0
+    check_together(args, settings)
     began = ImageClassifier.load(
         base, image_size=settings.image_size, device="cpu", precision="float32", offline=settings.offline
     )
     size = began.transform.output_size or began.model.config.image_size
-    read = read_labelled(data, settings.image_column, settings.label_column)
+    read = read_labelled(data, settings.image_column, settings.label_column, settings.offline)
     augmentation = settings.augmentation
     side = needed_side(began.transform, augmentation, size)
     splits = make_splits(read, settings.validation_share, args.seed, settings.strict, side)
@@ -74,52 +75,64 @@ def train_classifier(
         written_config(model.config)  # raises now what it would raise in the end
     torch.manual_seed(args.seed)
     set_trainable(model, settings.tune, settings.lora)
-    told = {"data": str(Path(data).expanduser().absolute()) if Path(data).exists() else str(data), "base": base}
-    output = Output.begin(args, {**told, "pictures": len(splits.train), **asdict(settings)}, resume, force)
+    known = {
+        "task": "classifier",
+        "data": str(Path(data).expanduser().absolute()) if Path(data).exists() else str(data),
+        "base": base,
+        "weights": fingerprint([began.model]),
+        "pictures": [
+            seen(split.pictures.sources, zip(split.names, split.labels, strict=True))
+            for split in (splits.train, splits.validation, splits.test)
+            if split is not None
+        ],
+        "classes": list(classes),
+    }
+    output = Output.begin(args, {**known, **settings.record()}, resume, force, [data, base])
     if output.finished:
         return {}
-    if first:
-        for note in (*splits.notes, *about_skipped(splits.skipped), *([about_head] if about_head else [])):
-            print(f"eyesel: note: {note}", file=sys.stderr)
-    task = ClassifierTask(model, _weights(splits) if settings.class_weights else None, args.label_smoothing_factor)
-    keep = KEEP - splits.train.pictures.size
-    judging = {"validation": Seen(splits.validation, began.transform, keep)}
-    if splits.test is not None:
-        judging["test"] = Seen(splits.test, began.transform, keep - judging["validation"].size)
-    trainer = Trainer(
-        task,
-        args,
-        output,
-        Augmented(splits.train, began.transform, size, augmentation, args.seed),
-        Collate(began.transform, augmentation, len(classes), args.seed),
-        judging["validation"],
-        average=settings.average,
-        callbacks=[EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else [],
-        compute_metrics=_metrics,
-    )
-    started = time.monotonic()
-    result = trainer.fit()
-    metrics = {**result.metrics, **trainer.speed.whole(), "train_seconds": round(time.monotonic() - started, 1)}
-    judged = {}
-    results: dict[str, dict[str, float]] = {"train": metrics}
-    for name, prefix in (("validation", "eval"), ("test", "test")):
-        if name in judging:
-            predicted = trainer.predict(judging[name], metric_key_prefix=prefix)
-            judged[name] = Judged(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
-            results[prefix] = dict(predicted.metrics or {})
-    for prefix, values in results.items():
-        trainer.save_metrics(prefix, values)
-    trainer.save_state()
-    state = {name.removeprefix("model."): tensor for name, tensor in trainer.trained().items()}
-    if first:
-        with torch.device("meta"):
-            plain = ViT(model.config)
-        plain.load_state_dict(merged(state, settings.lora) if settings.tune == "lora" else state, assign=True)
-        trained = ImageClassifier(plain.eval(), began.transform, classes, name=str(output.folder))
-        Outcome(trained, state, splits, judged, results, base, str(data), args, settings).write(output.folder)
-        output.finish()
-    trainer.accelerator.wait_for_everyone()
-    return {name: value for values in results.values() for name, value in values.items()}
+    with output.kept():
+        if first:
+            for note in (*splits.notes, *about_skipped(splits.skipped), *([about_head] if about_head else [])):
+                print(f"eyesel: note: {note}", file=sys.stderr)
+        task = ClassifierTask(model, _weights(splits) if settings.class_weights else None, args.label_smoothing_factor)
+        keep = KEEP - splits.train.pictures.size
+        judging = {"validation": Seen(splits.validation, began.transform, keep)}
+        if splits.test is not None:
+            judging["test"] = Seen(splits.test, began.transform, keep - judging["validation"].size)
+        trainer = Trainer(
+            task,
+            args,
+            output,
+            Augmented(splits.train, began.transform, size, augmentation, args.seed),
+            Collate(began.transform, augmentation, len(classes), args.seed),
+            judging["validation"],
+            average=settings.average,
+            callbacks=[EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else [],
+            compute_metrics=_metrics,
+        )
+        started = time.monotonic()
+        result = trainer.fit()
+        metrics = {**result.metrics, **trainer.speed.whole(), "train_seconds": round(time.monotonic() - started, 1)}
+        judged = {}
+        results: dict[str, dict[str, float]] = {"train": metrics}
+        for name, prefix in (("validation", "eval"), ("test", "test")):
+            if name in judging:
+                predicted = trainer.predict(judging[name], metric_key_prefix=prefix)
+                judged[name] = Judged(predicted.predictions, predicted.label_ids)  # type: ignore[arg-type]
+                results[prefix] = dict(predicted.metrics or {})
+        for prefix, values in results.items():
+            trainer.save_metrics(prefix, values)
+        trainer.save_state()
+        state = {name.removeprefix("model."): tensor for name, tensor in trainer.trained().items()}
+        if first:
+            with torch.device("meta"):
+                plain = ViT(model.config)
+            plain.load_state_dict(merged(state, settings.lora) if settings.tune == "lora" else state, assign=True)
+            trained = ImageClassifier(plain.eval(), began.transform, classes, name=str(output.folder))
+            Outcome(trained, state, splits, judged, results, base, str(data), args, settings).write(output.folder)
+            output.finish()
+        trainer.accelerator.wait_for_everyone()
+        return {name: value for values in results.values() for name, value in values.items()}
 
 
 def _metrics(predicted: EvalPrediction) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,15 @@ RECIPE: dict[str, Any] = {
     "save_total_limit": 3,
     "load_best_model_at_end": True,
     "metric_for_best_model": "accuracy",
-    "greater_is_better": True,
     "report_to": "none",
     "restore_callback_states_from_checkpoint": True,
+}
+
+_MEASURES = ("accuracy", "f1", "loss")
+_FREE = ("offline", "strict", "format")  # no weight depends on them
+_ONLY_WITH = {  # settings that do nothing where another is not what it has to be
+    "tune lora": ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+    "rand_augment": ("rand_magnitude",),
 }
 
 
@@ -80,6 +86,15 @@ class ClassifierSettings:
         if self.average is not None and not 0 < self.average < 1:
             raise SettingError(f"average is {self.average:g}; it is a decay between 0 and 1, for example 0.999.")
         _ = self.augmentation, self.lora  # which check what is theirs
+        there = {"tune lora": self.tune == "lora", "rand_augment": self.rand_augment > 0}
+        for field in fields(self):
+            needed = next((other for other, names in _ONLY_WITH.items() if field.name in names), None)
+            if needed and not there[needed] and getattr(self, field.name) != field.default:
+                raise SettingError(f"{field.name} does nothing without {needed}: leave it out, or say both.")
+
+    def record(self) -> dict[str, Any]:
+        """What a run that goes on must have been begun with."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
     @property
     def augmentation(self) -> Augmentation:
@@ -101,4 +116,14 @@ def classifier_arguments(output: str | Path, overrides: Mapping[str, Any]) -> Tr
         "dataloader_persistent_workers": workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return training_arguments(output, {**RECIPE, **loading}, overrides)
+    measure = overrides.get("metric_for_best_model")
+    if measure is not None and str(measure).removeprefix("eval_") not in _MEASURES:
+        raise SettingError(f"metric_for_best_model is {measure!r}; it must be one of {', '.join(_MEASURES)}.")
+    best = {"greater_is_better": str(measure).removeprefix("eval_") != "loss"}
+    return training_arguments(output, {**RECIPE, **loading, **best}, overrides, NAMES)
+
+
+def check_together(args: TrainingArguments, settings: ClassifierSettings) -> None:
+    """What Trainer would say in the middle of a run."""
+    if settings.early_stopping and args.eval_strategy == "no":
+        raise SettingError("early_stopping needs evaluations, and eval_strategy is no: leave one of them out.")

@@ -59,6 +59,10 @@ class Monitor(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, however the run ended."""
         if self._screen is not None:
             self._screen.close()
             self._screen = None

@@ -1,12 +1,17 @@
 """The output folder of a run: begun, gone on with, or refused because another run is in it."""
 
+import errno
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 from eyesel import __version__
@@ -25,6 +30,14 @@ _FREE = (
 )
 
 
+# Settings that are fingerprints.
+_SEEN = {
+    "pictures": "the pictures, their names or what is said of them are",
+    "weights": "the weights of the base are",
+}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+
+
 class Output:
     """`checkpoint` is the last good one of a run that goes on, or None; `finished` says that nothing is left to do."""
 
@@ -33,12 +46,18 @@ class Output:
 
     @classmethod
     def begin(
-        cls, args: TrainingArguments, settings: Mapping[str, Any], resume: bool = False, force: bool = False
+        cls,
+        args: TrainingArguments,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        force: bool = False,
+        reads: Sequence[str | Path | None] = (),
     ) -> "Output":
         """`settings` are those of the method, plain enough for JSON. To be called by every process of a run.
 
         A folder with another run is refused unless `resume` goes on with it, which needs the same settings, or `force`
-        removes it; a folder with anything else is always refused. Raises `OutputError` or `SettingError`.
+        removes it; a folder with anything else is always refused, as is one in the first folder that the run `reads`
+        (its data), or with any of them in it. Raises `OutputError` or `SettingError`.
         """
         if resume and force:
             raise SettingError("resume goes on with a run and force begins anew: say one of them.")
@@ -48,16 +67,49 @@ class Output:
         )
         finished = False
         if args.process_index == 0:  # TrainingArguments has set up the processes by now
+            _check_apart(folder, [Path(each).expanduser() for each in reads if each is not None], force)
             finished = _prepare(folder, record, resume, force)
         PartialState().wait_for_everyone()
         if args.process_index != 0:
             finished = bool(read_record(folder).get("finished"))
         return cls(folder, last_checkpoint(folder) if resume else None, finished, record)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What ends a run from outside, Ctrl-C or a full disk, is said with how it goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if PartialState().is_main_process:
+                print(f"\neyesel: stopped; {self.how_to_go_on()}", file=sys.stderr)
+            raise
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno not in _DISK:
+                raise
+            raise OutputError(
+                f"{self.folder} cannot be written ({_line(error)}): make room; {self.how_to_go_on()}."
+            ) from error
+
+    def how_to_go_on(self) -> str:
+        """In words, behind a semicolon."""
+        last = last_checkpoint(self.folder)
+        if last is None:
+            return "there is no checkpoint yet, so --resume begins anew"
+        return f"the last good checkpoint is {last}, from which --resume goes on"
+
     def finish(self) -> None:
         """Say that the run is done; to be called last."""
         write_json(self.folder / RECORD, {**self._record, "finished": True})
         self.finished = True
+
+
+def seen(sources: Iterable[Any], said: Iterable[Any]) -> str:
+    """A fingerprint of the pictures of a run by their names, the lengths of their files, and what is said of them."""
+    digest = hashlib.sha256()
+    for source, words in zip(sources, said, strict=True):
+        size = Path(source).stat().st_size if isinstance(source, str | Path) else 0
+        digest.update(f"{source if size else ''} {size} {words!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -66,7 +118,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise OutputError(f"{folder / RECORD} cannot be read ({error}): choose another folder.") from None
 
 
@@ -93,16 +145,37 @@ def _prepare(folder: Path, record: Mapping[str, Any], resume: bool, force: bool)
     return False
 
 
+def _check_apart(folder: Path, reads: Sequence[Path], force: bool) -> None:
+    """What a run reads is not removed with the one before it, and what it writes does not become its data."""
+    place = folder.resolve()
+    there = [path for path in reads if path.exists()]
+    inside = next((path for path in there if force and path.resolve().is_relative_to(place)), None)
+    if inside is not None:
+        raise OutputError(f"{folder} holds {inside}, which is read here: choose another folder, or move it out.")
+    if there and there[0] == reads[0] and there[0].resolve() in place.parents:
+        raise OutputError(f"{folder} lies among the pictures of {there[0]}: choose a place outside.")
+
+
 def _check_same(folder: Path, there: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     for part in ("settings", "arguments"):
         before, now = there.get(part, {}), record[part]
         for name in [*now, *before]:
-            if before.get(name) != now.get(name):
+            if before.get(name) == now.get(name):
+                continue
+            if name in _SEEN:
                 raise SettingError(
-                    f"the run in {folder} was begun with {name} {before.get(name)!r}, not {now.get(name)!r}: go on "
-                    "with the same settings, or begin anew (--force)."
+                    f"{_SEEN[name]} not those that the run in {folder} was begun with: bring them back, or begin anew "
+                    "(--force)."
                 )
+            raise SettingError(
+                f"the run in {folder} was begun with {name} {before.get(name)!r}, not {now.get(name)!r}: go on "
+                "with the same settings, or begin anew (--force)."
+            )
 
 
 def _fixed(args: TrainingArguments) -> dict[str, Any]:
     return {name: value for name, value in args.to_dict().items() if not name.startswith(_FREE)}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,5 +1,6 @@
 """Curves and the confusion matrix as PNG, drawn by matplotlib without its global state."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], measures: Mapp
         axis.grid(color=_FAINT)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font has not
+        figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def _curve(axis: Any, history: Sequence[Mapping[str, Any]], name: str, label: str, colour: str) -> None:
@@ -55,10 +62,10 @@ def plot_confusion(path: Path, counts: np.ndarray, labels: Sequence[str]) -> Non
     axis.set(xlabel="predicted", ylabel="true", title=f"{np.trace(counts)} of {counts.sum()} right")
     if few or len(labels) <= 120:
         size = 9 if few else 5
-        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-        axis.set_yticks(range(len(labels)), labels, fontsize=size)
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size, parse_math=False)
+        axis.set_yticks(range(len(labels)), labels, fontsize=size, parse_math=False)
     if few:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    _save(figure, path)

@@ -55,18 +55,17 @@ class Trainer(transformers.Trainer):
         self._staging: Path | None = None
         self._sampler: Shuffled | None = None
         self._unchecked: tuple[int, Tensor] | None = None  # a step and its loss
-        try:
+        self._monitor = Monitor(output.folder, self.speed)
+        with self._together():
             super().__init__(
                 model=task,
                 args=args,
-                data_collator=Begin(collate) if self._in_threads(args) else collate,
+                data_collator=Begin(collate) if self._in_threads(args) else collate,  # type: ignore[arg-type]
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
-                callbacks=[*(callbacks or []), Monitor(output.folder, self.speed), _Epochs(self)],
+                callbacks=[*(callbacks or []), self._monitor, _Epochs(self)],
                 **others,
             )
-        except (ValueError, ImportError, RuntimeError) as error:  # what it has to say about its arguments
-            raise SettingError(f"these settings do not go together ({_line(error)}).") from error
         self.remove_callback(PrinterCallback)
         self.label_smoother = None  # a task smooths its labels itself
         self.average = None if average is None else Average(task, average)
@@ -76,8 +75,11 @@ class Trainer(transformers.Trainer):
     def fit(self) -> TrainOutput:
         """Train to the end, from the last good checkpoint if the run goes on."""
         checkpoint = self.output.checkpoint
-        with self._explained():
-            result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        try:
+            with self._explained():
+                result = self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self._monitor.close()
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.average is not None and best is None:
             self.average.copy_to(self.task)
@@ -102,10 +104,24 @@ class Trainer(transformers.Trainer):
     @staticmethod
     def _in_threads(args: TrainingArguments) -> bool:
         """Whether batches are made in threads of this process."""
-        return args.dataloader_num_workers == 0 and not args.accelerator_config.dispatch_batches
+        return args.dataloader_num_workers == 0 and not args.accelerator_config.dispatch_batches  # type: ignore[union-attr]
 
-    def _get_dataloader(self, dataset: Dataset[Any], *args: Any, **kwargs: Any) -> Any:
-        return super()._get_dataloader(Promises(dataset) if self._in_threads(self.args) else dataset, *args, **kwargs)
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *others: Any, **options: Any) -> Any:
+        """`dataloader_drop_last` is for training alone: what is evaluated is the whole split."""
+        read = Promises(dataset) if self._in_threads(self.args) else dataset
+        drops = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drops and description == "Training"
+        try:
+            with self._together():
+                loader = super()._get_dataloader(read, description, batch_size, *others, **options)
+        finally:
+            self.args.dataloader_drop_last = drops
+        if not len(loader):
+            raise SettingError(
+                f"dataloader_drop_last leaves nothing of {len(dataset)} pictures in batches of {batch_size}: leave it "
+                "out."
+            )
+        return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         self.speed.begin_step()
@@ -139,7 +155,26 @@ class Trainer(transformers.Trainer):
         self._check_loss()
         if "loss" in logs:
             logs = {**logs, **self.speed.read()}
+        if "train_loss" in logs and self.output.checkpoint is not None:
+            logs["train_loss"] = self._mean_loss(logs["train_loss"])
         super().log(logs, start_time)
+
+    def _mean_loss(self, own: float) -> float:
+        """Over all steps whose losses were logged, those before the run was stopped among them; `own` is that of
+        Trainer, which counts from the checkpoint on.
+        """
+        logged = [(row["step"], row["loss"]) for row in self.state.log_history if "loss" in row]
+        before = [0, *(step for step, _ in logged)]
+        total = sum(loss * (step - last) for (step, loss), last in zip(logged, before, strict=False))
+        return total / before[-1] if logged else own
+
+    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+        with self._together():
+            return super().create_optimizer(*args, **options)
+
+    def create_scheduler(self, *args: Any, **options: Any) -> Any:
+        with self._together():
+            return super().create_scheduler(*args, **options)
 
     # Checkpoints.
 
@@ -165,7 +200,7 @@ class Trainer(transformers.Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(staging, ignore_errors=True)
             raise OutputError(
-                f"{final} cannot be written ({_line(error)}): make room{self._last_good()} and go on with --resume."
+                f"{final} cannot be written ({_line(error)}): make room; {self.output.how_to_go_on()}."
             ) from error
         finally:
             self._staging = None
@@ -191,7 +226,8 @@ class Trainer(transformers.Trainer):
                 f"{odd} holds numbers that are no numbers after step {self.state.global_step}: lower learning_rate (it "
                 f"is {self.args.learning_rate:g}){self._last_good()}."
             )
-        super()._save(output_dir, state_dict)
+        # safetensors has no other order of memory, which convolutions may be in
+        super()._save(output_dir, {name: tensor.contiguous() for name, tensor in state_dict.items()})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -215,6 +251,14 @@ class Trainer(transformers.Trainer):
     def _last_good(self) -> str:
         last = last_checkpoint(self.output.folder)
         return "; there is no checkpoint yet" if last is None else f"; the last good checkpoint is {last}"
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What Trainer has to say about its arguments."""
+        try:
+            yield
+        except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:
+            raise SettingError(f"these settings do not go together ({_line(error)}).") from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -81,7 +81,8 @@ def _about_head(base: ImageClassifier, classes: Sequence[str]) -> str:
 
 
 def _few(labels: Sequence[str]) -> str:
-    return ", ".join([*labels[:3], "..."] if len(labels) > 3 else labels)
+    shown = [" ".join(label.split()) for label in labels[:3]]
+    return ", ".join([*shown, "..."] if len(labels) > 3 else shown)
 
 
 def set_trainable(model: ViT, tune: str, lora: Lora) -> None:

@@ -48,7 +48,11 @@ class Outcome:
     def write(self, folder: Path) -> None:
         whole = folder / _WHOLE
         shutil.rmtree(whole, ignore_errors=True)
-        self.trained.save(whole, self.settings.format)
+        try:
+            self.trained.save(whole, self.settings.format)
+        except BaseException:
+            shutil.rmtree(whole, ignore_errors=True)
+            raise
         for path in whole.iterdir():
             path.replace(folder / path.name)
         whole.rmdir()

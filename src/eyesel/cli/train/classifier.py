@@ -67,7 +67,7 @@ def classifier(
     given = {name: context.params[name] for name in NAMES}
     targets = tuple(target.strip() for target in lora_targets.split(","))
     settings = ClassifierSettings(**{**given, "lora_targets": targets})
-    args = classifier_arguments(output, read_words(context.args))
+    args = classifier_arguments(output, read_words(context.args, NAMES))
     metrics = train_classifier(data, args, base, settings, resume, force)
     if args.process_index:
         return

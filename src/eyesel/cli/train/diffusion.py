@@ -118,7 +118,7 @@ def diffusion(
 
     given = {name: context.params[name] for name in NAMES}
     settings = Settings(**{**given, "validation_prompt": tuple(validation_prompt or ())})
-    args = diffusion_arguments(output, settings, read_words(context.args))
+    args = diffusion_arguments(output, settings, read_words(context.args, NAMES))
     metrics = train_diffusion(data, args, base, settings, resume, force)
     if args.process_index:
         return

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eyesel.errors import ImageError
-from eyesel.images import find_images
-from eyesel.train.folders import read_metadata, split_folders
+from eyesel.train.folders import pictures_below, read_metadata, split_folders
 from eyesel.weights.load import listed
 
 SIDECARS = (".txt", ".caption")
@@ -54,10 +53,12 @@ def read_samples(
         if left:
             notes.append(f"trained on {splits['train']}; {' and '.join(left)} is not looked at")
         folder = splits["train"]
-    paths = find_images(folder)
+    paths = pictures_below(folder)
     metadata: dict[Path, Mapping[str, Any]] = {}
     for place in sorted({folder, *(path.parent for path in paths)}):
         metadata |= read_metadata(place)
+    if column is not None and not metadata:
+        raise ImageError(f"caption_column is {column!r}, and no metadata describe {folder}: leave it out.")
     samples, missing = [], []
     for path in paths:
         repeats, named = _folder_name(path, folder)
@@ -117,6 +118,15 @@ def _missing(
     if absent:
         notes.append(f"pictures of the metadata that are not there: {len(absent)} ({listed(absent)})")
     return notes
+
+
+def folders(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """How many pictures there are of each folder, and how often each is shown, as kohya's metadata say it."""
+    counts: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        own = counts.setdefault(sample.path.parent.name, {"n_repeats": sample.repeats, "img_count": 0})
+        own["img_count"] += 1
+    return counts
 
 
 def tags(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:

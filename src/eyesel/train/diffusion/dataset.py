@@ -1,5 +1,6 @@
 """Draws of a picture with its caption: everything that chance decides is drawn here, from the draw's own generator."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eyesel.images import from_pil
+from eyesel.images import MAX_PIXELS, from_pil
 from eyesel.models.autoencoder import AutoencoderConfig
 from eyesel.train.diffusion.buckets import Placed, Size
 from eyesel.train.diffusion.cache import Cache
@@ -102,10 +103,16 @@ def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Tensor:
 
 def fitted(picture: Image.Image, placed: Placed, mirrored: bool = False) -> Image.Image:
     """A picture as its bucket has it."""
-    if picture.size != placed.scaled:
-        picture = picture.resize(placed.scaled, Image.Resampling.LANCZOS)
     left, top, (width, height) = placed.left, placed.top, placed.size
-    picture = picture.crop((left, top, left + width, top + height))
+    cut = left, top, left + width, top + height
+    if math.prod(placed.scaled) > MAX_PIXELS:  # a line of pixels, of which a part is enlarged
+        x, y = picture.width / placed.scaled[0], picture.height / placed.scaled[1]
+        part = cut[0] * x, cut[1] * y, cut[2] * x, cut[3] * y
+        picture = picture.resize(placed.size, Image.Resampling.LANCZOS, part)
+    else:
+        if picture.size != placed.scaled:
+            picture = picture.resize(placed.scaled, Image.Resampling.LANCZOS)
+        picture = picture.crop(cut)
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
 
 

@@ -6,28 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from torch import Tensor
 from transformers import TrainingArguments
 
 from eyesel.errors import ImageError, SettingError
-from eyesel.images import from_pil
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.stylize.inversions import fingerprint
 from eyesel.text.chunks import LearnedWords
 from eyesel.train.arguments import training_arguments
-from eyesel.train.diffusion.buckets import Bucketed, Buckets, Placed, Size
-from eyesel.train.diffusion.cache import Cache, key_of
+from eyesel.train.diffusion.buckets import Bucketed, Buckets
+from eyesel.train.diffusion.cache import Cache
 from eyesel.train.diffusion.captions import Sample, read_samples
-from eyesel.train.diffusion.dataset import Drawing, Drawn, Example, collate, fitted
-from eyesel.train.diffusion.methods import Prepared, new_word, noise_schedule, painting, prepare
+from eyesel.train.diffusion.dataset import Drawing, Drawn, collate
+from eyesel.train.diffusion.encode import encoded, encoded_texts
+from eyesel.train.diffusion.methods import new_word, noise_schedule, painting, prepare
 from eyesel.train.diffusion.prior import balanced, class_samples
 from eyesel.train.diffusion.samples import Samples
 from eyesel.train.diffusion.settings import NAMES, Settings
 from eyesel.train.diffusion.texts import TEMPLATES, Reader, Wording
 from eyesel.train.diffusion.written import Outcome
-from eyesel.train.output import Output
+from eyesel.train.output import Output, seen
 from eyesel.train.pictures import Pictures, about_skipped, opened
 from eyesel.train.trainer import Trainer
 from eyesel.weights.hub import resolve
@@ -62,7 +60,7 @@ def diffusion_arguments(output: str | Path, settings: Settings, said: Mapping[st
     usual = {**_USUAL, "learning_rate": rate, "ddp_find_unused_parameters": settings.train_text_encoder}
     if "num_train_epochs" not in said:
         usual["max_steps"] = steps
-    return training_arguments(output, usual, said)
+    return training_arguments(output, usual, said, NAMES)
 
 
 def fit_diffusion(
@@ -111,7 +109,7 @@ def train_diffusion(
     force: bool = False,
 ) -> dict[str, Any]:
     """The same from ready arguments; gives the metrics, in every process of a run."""
-    first, seed = args.process_index == 0, args.seed if args.data_seed is None else args.data_seed
+    first = args.process_index == 0
     for name, usual in _NOTHING.items():
         if getattr(args, name) != usual:
             raise SettingError(
@@ -119,17 +117,41 @@ def train_diffusion(
                 "validation_prompt paints."
             )
     painter = load_base(base, settings, device=str(args.device), precision="float32")
-    schedule = noise_schedule(painter)
     buckets = buckets_for(painter, settings)
     check(painter, settings)
     told, notes = data_samples(data, settings)
     pictures, told, skipped = opened_samples(told, settings.strict)
+    check_sizes(pictures, buckets)
     if first:
         _say(*notes, *about_skipped(skipped))
-    record = {"data": str(Path(data).expanduser().absolute()), "base": base, **settings.record()}
-    begun = Output.begin(args, record, resume, force)
+    models = [painter.unet, painter.autoencoder, *painter.text_encoders]
+    record = {
+        "task": "diffusion",
+        "data": str(Path(data).expanduser().absolute()),
+        "base": base,
+        "weights": fingerprint(models),
+        "pictures": seen(pictures.sources, ((each.caption, each.repeats) for each in told)),
+        **settings.record(),
+    }
+    reads = [data, base, settings.class_data, settings.cache, settings.vae]
+    begun = Output.begin(args, record, resume, force, reads)
     if begun.finished:
         return {}
+    with begun.kept():
+        return _run(painter, buckets, told, pictures, args, base, settings, begun)
+
+
+def _run(
+    painter: StableDiffusion,
+    buckets: Buckets,
+    told: Sequence[Sample],
+    pictures: Pictures,
+    args: TrainingArguments,
+    base: str,
+    settings: Settings,
+    begun: Output,
+) -> dict[str, Any]:
+    first, seed = args.process_index == 0, args.seed if args.data_seed is None else args.data_seed
     samples = told = [sample for sample in told for _ in range(settings.repeats * sample.repeats)]
     if settings.class_prompt:
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
@@ -154,7 +176,7 @@ def train_diffusion(
         config=painter.autoencoder.config,
         wording=wording,
         reader=reader,
-        timesteps=schedule.num_train_timesteps,
+        timesteps=noise_schedule(painter).num_train_timesteps,
         seed=seed,
         noise_offset=settings.noise_offset,
         prior_weight=settings.prior_weight,
@@ -187,10 +209,21 @@ def train_diffusion(
     if first:
         path = resolve(base, kind="painter", variant=settings.variant, offline=settings.offline)
         steps = trainer.state.global_step
-        unique = list(dict.fromkeys(example.sample for example in examples))
-        Outcome(painter, prepared, settings, unique, args, base, path, buckets.resolution, steps, metrics).write(
-            begun.folder
+        shown = {example.sample: example.placed.size for example in examples}
+        outcome = Outcome(
+            painter,
+            prepared,
+            settings,
+            list(shown),
+            [size for sample, size in shown.items() if not sample.prior],
+            args,
+            base,
+            path,
+            buckets.resolution,
+            steps,
+            metrics,
         )
+        outcome.write(begun.folder)
         begun.finish()
     trainer.accelerator.wait_for_everyone()
     return metrics
@@ -198,9 +231,9 @@ def train_diffusion(
 
 class _Trainer(Trainer):
     def train_sampler(self) -> Bucketed:
-        drawn, args = self.train_dataset, self.args
+        drawn = self.train_dataset
         assert isinstance(drawn, Drawn)
-        return Bucketed(drawn.sizes, args.per_device_train_batch_size * args.world_size, drawn.drawing.seed)
+        return Bucketed(drawn.sizes, self._train_batch_size * self.args.world_size, drawn.drawing.seed)
 
 
 def buckets_for(painter: StableDiffusion, settings: Settings) -> Buckets:
@@ -223,10 +256,26 @@ def buckets_for(painter: StableDiffusion, settings: Settings) -> Buckets:
 
 def check(painter: StableDiffusion, settings: Settings) -> None:
     """What a painter and settings say against each other."""
+    noise_schedule(painter)
+    if painter.is_refiner:
+        raise SettingError("this is the refiner of Stable Diffusion XL, which is not fine-tuned here: take the base.")
     if settings.method == "textual-inversion":
         new_word(painter, settings)
+    for prompt in settings.validation_prompt:
+        painter.asked_for([prompt])
     if settings.validation_prompt and (painter.inpaints or settings.method == "inpaint"):
         raise SettingError("validation_prompt paints whole pictures, which a repainting UNet does not: leave it out.")
+
+
+def check_sizes(pictures: Pictures, buckets: Buckets) -> None:
+    """That each picture has a bucket; what is enlarged has one always."""
+    if buckets.upscale or buckets.square:
+        return
+    for number, path in enumerate(pictures.sources):
+        try:
+            buckets.place(pictures[number].size)
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from None
 
 
 def data_samples(data: str | Path, settings: Settings) -> tuple[list[Sample], list[str]]:
@@ -257,39 +306,6 @@ def opened_samples(samples: Sequence[Sample], strict: bool) -> tuple[Pictures, l
     return pictures, [samples[index] for index in good], errors
 
 
-def encoded(
-    painter: StableDiffusion,
-    samples: Sequence[Sample],
-    pictures: Pictures,
-    buckets: Buckets,
-    cache: Cache,
-    flip: bool = False,
-) -> list[Example]:
-    """The samples, the latents of each picture computed once."""
-    of_encoder = fingerprint([painter.autoencoder])
-    by_path: dict[Path, tuple[int, Placed, Size, tuple[str, ...]]] = {}
-    for number, path in enumerate(pictures.sources):
-        picture = pictures[number]
-        placed = buckets.place(picture.size)
-        keys = []
-        for mirrored in (False, True)[: 1 + flip]:
-            key = key_of(of_encoder, picture.size, picture.tobytes(), placed, mirrored)
-            cache.make(key, partial(_moments, painter, fitted(picture, placed, mirrored)))
-            keys.append(key)
-        by_path[path] = (number, placed, picture.size, tuple(keys))
-    return [
-        Example(number, sample, placed, size, keys)
-        for sample in samples
-        for number, placed, size, keys in [by_path[sample.path]]
-    ]
-
-
-@torch.no_grad()
-def _moments(painter: StableDiffusion, picture: Any) -> dict[str, Tensor]:
-    mean, log_variance = painter.autoencoder.moments(from_pil([picture]).to(painter.device))
-    return {"mean": mean[0], "log_variance": log_variance[0]}
-
-
 def wording_of(settings: Settings) -> Wording:
     inversion = settings.method == "textual-inversion"
     return Wording(
@@ -311,26 +327,3 @@ def about_cut(samples: Sequence[Sample], reader: Reader) -> list[str]:
 def _say(*notes: str) -> None:
     for note in notes:
         print(f"eyesel: note: {note}", file=sys.stderr)
-
-
-@torch.no_grad()
-def encoded_texts(
-    prepared: Prepared, reader: Reader, wording: Wording, examples: Sequence[Example], cache: Cache
-) -> dict[str, str] | None:
-    """The keys of all captions, encoded; None where they change from draw to draw or the encoders learn."""
-    task = prepared.task
-    if task.trains_text or not wording.fixed:
-        return None
-    of_encoders = fingerprint(task.text_encoders)
-    keys = {}
-    device = task.objective.alphas_cumprod.device
-    for text in dict.fromkeys(["", *(example.sample.caption or "" for example in examples)]):
-        ids = reader.ids(text)
-        keys[text] = key_of(of_encoders, task.xl, [rows.tolist() for rows in ids])
-        cache.make(keys[text], partial(_text, task, [rows[None].to(device) for rows in ids]))
-    return keys
-
-
-def _text(task: Any, ids: list[Tensor]) -> dict[str, Tensor]:
-    context, pooled = task.encode_texts(ids)
-    return {"context": context[0], **({"pooled": pooled[0]} if task.xl else {})}

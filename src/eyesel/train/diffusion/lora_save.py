@@ -1,6 +1,7 @@
 """A trained LoRA in the two spellings that programs read: diffusers' (PEFT's), and kohya's with its metadata."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from eyesel import __version__
 from eyesel.models.unet import UNetConfig
-from eyesel.train.diffusion.captions import Sample, tags
+from eyesel.train.diffusion.buckets import Size
+from eyesel.train.diffusion.captions import Sample, folders, tags
 from eyesel.train.diffusion.lora import Lora
 from eyesel.weights.clip_format import CLIP_TEXT
 from eyesel.weights.diffusers_format import UNET
@@ -63,11 +65,14 @@ def kohya_metadata(
     rank: int,
     alpha: float,
     samples: Sequence[Sample],
+    sizes: Sequence[Size],
     arguments: Any,
     steps: int,
     settings: Mapping[str, Any],
 ) -> dict[str, str]:
-    """What kohya's sd-scripts write (`train_network.py`) and the user interfaces show, and modelspec's fields."""
+    """What kohya's sd-scripts write (`train_network.py`) and the user interfaces show, and modelspec's fields. `sizes`
+    are those of the samples in their buckets.
+    """
     v2, batch = family.name == "Stable Diffusion 2", arguments.per_device_train_batch_size * arguments.world_size
     instances = [sample for sample in samples if not sample.prior]
     return {
@@ -92,6 +97,9 @@ def kohya_metadata(
         "ss_min_snr_gamma": str(settings["snr_gamma"]),
         "ss_noise_offset": str(settings["noise_offset"]),
         "ss_caption_dropout_rate": str(settings["caption_dropout"]),
+        "ss_clip_skip": "None",
+        "ss_dataset_dirs": json.dumps(folders(instances), ensure_ascii=False),
+        "ss_bucket_info": json.dumps(_bucket_info(sizes)),
         "ss_tag_frequency": json.dumps(tags(instances), ensure_ascii=False),
         "ss_training_comment": f"eyesel {__version__}",
         "modelspec.sai_model_spec": "1.0.0",
@@ -101,6 +109,11 @@ def kohya_metadata(
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
     }
+
+
+def _bucket_info(sizes: Sequence[Size]) -> dict[str, Any]:
+    counts = sorted(Counter(sizes).items())
+    return {"buckets": {str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(counts)}}
 
 
 def _spelled(layers: Mapping[str, Lora], table: RenameTable) -> Iterator[tuple[str, Lora]]:

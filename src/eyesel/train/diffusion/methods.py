@@ -42,8 +42,6 @@ def noise_schedule(painter: StableDiffusion) -> NoiseSchedule:
 
 def prepare(painter: StableDiffusion, settings: Settings, seed: int) -> Prepared:
     """The task of a method. The painter's models become its own, and change while it is trained."""
-    if painter.is_refiner:
-        raise SettingError("this is the refiner of Stable Diffusion XL, which is not fine-tuned here: take the base.")
     schedule = noise_schedule(painter)
     for model in (painter.unet, painter.autoencoder, *painter.text_encoders):
         model.requires_grad_(False)

@@ -9,13 +9,14 @@ from eyesel.errors import OutputError
 from eyesel.images import find_images
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.diffusion.captions import Sample
+from eyesel.train.folders import holds_pictures
 
 
 def class_samples(painter: StableDiffusion, folder: Path, prompt: str, count: int, side: int) -> list[Sample]:
     """`count` pictures of `folder`; those that are missing are painted by the base, number i from seed i."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = find_images(folder) if any(folder.iterdir()) else []
+        there = find_images(folder) if holds_pictures(folder) else []
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be made ({error.strerror}): choose another.") from None
     missing = [i for i in range(count) if not (folder / _name(i)).is_file()][: max(count - len(there), 0)]

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -101,7 +102,7 @@ def draw_sheet(folder: Path, prompts: Sequence[str], path: Path) -> None:
         (int(match[1]), int(match[2]), each) for each in folder.iterdir() if (match := _NAME.fullmatch(each.name))
     )
     steps = sorted({step for step, _, _ in found})
-    font = ImageFont.load_default(_LETTERS)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _LETTERS)
     left = round(font.getlength(f"step {steps[-1]}")) + 2 * _GAP
     head = [_wrapped(prompt, font, _CELL) for prompt in prompts]
     top = max(map(len, head)) * (_LETTERS + 4) + 2 * _GAP

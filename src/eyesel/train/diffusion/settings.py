@@ -1,7 +1,7 @@
 """What a fine-tuning of the painter can be told, besides the arguments of the trainer."""
 
+import math
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from eyesel.errors import SettingError
@@ -17,6 +17,19 @@ TARGETS = {
     "attention": "queries, keys, values and what follows them, as diffusers' scripts",
     "transformer": "all matrices of the transformers, as kohya's sd-scripts",
     "all": "the convolutions as well (LoCon)",
+}
+_SIDE = 8192  # pixels, of what is trained on
+_COUNTS = {
+    "chunks": 100,
+    "repeats": 100_000,
+    "resolution": _SIDE,
+    "bucket_step": _SIDE,
+    "min_bucket": _SIDE,
+    "max_bucket": 2 * _SIDE,
+    "rank": 4096,
+    "class_pictures": 100_000,
+    "vectors": 1000,
+    "validation_steps": 10**9,
 }
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -90,11 +103,10 @@ class Settings:
         ):
             if value not in choices:
                 raise SettingError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-        for name in ("chunks", "repeats", "rank", "class_pictures", "resolution", "bucket_step", "min_bucket",
-                     "max_bucket", "vectors", "validation_steps"):  # fmt: skip
+        for name, most in _COUNTS.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise SettingError(f"{name} is {value!r}; it must be a whole number from 1 on.")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+                raise SettingError(f"{name} is {value!r}; it must be a whole number from 1 to {most}.")
         for name, least, most in (
             ("caption_dropout", 0, 1),
             ("keep_tokens", 0, 1000),
@@ -105,9 +117,9 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not least <= value <= most:
                 raise SettingError(f"{name} is {value!r}; it must be a number from {least} to {most}.")
-        if self.snr_gamma is not None and not self.snr_gamma > 0:
+        if self.snr_gamma is not None and not 0 < self.snr_gamma < math.inf:
             raise SettingError(f"snr_gamma is {self.snr_gamma!r}; it must be more than 0, usually 5.")
-        if self.alpha is not None and not self.alpha > 0:
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise SettingError(f"alpha is {self.alpha!r}; it must be more than 0, usually as much as the rank.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise SettingError(f"ema is {self.ema!r}; it is a decay between 0 and 1, such as 0.9999.")
@@ -157,7 +169,3 @@ _DREAMBOOTH = ("class_prompt", "class_data", "class_pictures", "prior_weight")
 _INVERSION = ("placeholder", "initializer", "vectors", "learnable_property")
 _FREE = ("cache", "offline", "strict", "validation_prompt", "validation_steps", "validation_seed", "save_precision")
 NAMES = tuple(field.name for field in fields(Settings))
-
-
-def near(name: str) -> list[str]:
-    return get_close_matches(name, NAMES, n=2, cutoff=0.6)

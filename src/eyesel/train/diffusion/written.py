@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from eyesel.errors import CheckpointError
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.card import table, write_card
+from eyesel.train.diffusion.buckets import Size
 from eyesel.train.diffusion.captions import Sample
 from eyesel.train.diffusion.lora_save import FILE, kohya_metadata, save_diffusers, save_kohya
 from eyesel.train.diffusion.methods import Prepared
@@ -45,6 +46,7 @@ class Outcome:
     prepared: Prepared
     settings: Settings
     samples: Sequence[Sample]
+    sizes: Sequence[Size]
     args: TrainingArguments
     base: str
     path: Path
@@ -57,12 +59,11 @@ class Outcome:
         whole = folder / _WHOLE
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
-        if self.settings.adapts:
-            self._loras(whole, folder.absolute().name)
-        elif self.settings.method == "textual-inversion":
-            self._word(whole)
-        else:
-            self._folder(whole)
+        try:
+            self._weights(whole, folder.absolute().name)
+        except BaseException:
+            shutil.rmtree(whole, ignore_errors=True)
+            raise
         for path in whole.iterdir():
             target = folder / path.name
             if target.is_dir():  # of a run that was stopped while it wrote
@@ -71,6 +72,14 @@ class Outcome:
         whole.rmdir()
         plot_curves(folder / "curves.png", read_metrics(folder / METRICS))
         self._card(folder)
+
+    def _weights(self, folder: Path, title: str) -> None:
+        if self.settings.adapts:
+            self._loras(folder, title)
+        elif self.settings.method == "textual-inversion":
+            self._word(folder)
+        else:
+            self._folder(folder)
 
     def _loras(self, folder: Path, title: str) -> None:
         dtype, stored, settings = stored_dtype(self.settings.save_precision), self._stored(), self.settings
@@ -85,6 +94,7 @@ class Outcome:
             rank=settings.rank,
             alpha=float(settings.rank if settings.alpha is None else settings.alpha),
             samples=self.samples,
+            sizes=self.sizes,
             arguments=self.args,
             steps=self.steps,
             settings=settings.record(),
