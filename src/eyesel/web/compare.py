@@ -23,9 +23,9 @@ def compare(studio: Studio) -> None:
     names = list(cards)
     alike = [name for name in names if cards[name].kind == cards[names[0]].kind]
     with gr.Row():
-        first = gr.Dropdown(names, value=names[0], label="One model", min_width=140, elem_id="compare-first")
+        first = gr.Dropdown(names, value=names[0], label="One model", min_width=190, elem_id="compare-first")
         other = alike[1] if len(alike) > 1 else names[-1]
-        second = gr.Dropdown(names, value=other, label="Another", min_width=140, elem_id="compare-second")
+        second = gr.Dropdown(names, value=other, label="Another", min_width=190, elem_id="compare-second")
     prompt = gr.Textbox("", label="Have both paint", placeholder="A prompt", visible=False, elem_id="compare-prompt")
     picture = gr.Image(
         label="Have both look at", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=200,
