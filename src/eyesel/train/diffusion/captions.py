@@ -26,7 +26,7 @@ _KOHYA = re.compile(r"(\d+)_(.*\S)")
 class Sample:
     """A picture and its caption; `caption` None: its method says what it shows (the templates of textual inversion).
 
-    `prior` pictures show what the base has to keep (dreambooth).
+    `prior` pictures show what the base has to keep.
     """
 
     path: Path

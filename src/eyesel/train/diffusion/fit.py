@@ -22,7 +22,7 @@ from eyesel.train.diffusion.cache import Cache, key_of
 from eyesel.train.diffusion.captions import Sample, read_samples
 from eyesel.train.diffusion.dataset import Drawing, Drawn, Example, collate, fitted
 from eyesel.train.diffusion.methods import Prepared, new_word, noise_schedule, painting, prepare
-from eyesel.train.diffusion.prior import balanced, class_samples
+from eyesel.train.diffusion.prior import balanced, captioned_samples, class_samples
 from eyesel.train.diffusion.samples import Samples
 from eyesel.train.diffusion.settings import NAMES, Settings
 from eyesel.train.diffusion.texts import TEMPLATES, Reader, Wording
@@ -45,12 +45,13 @@ _USUAL: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 _NOTHING = {"eval_strategy": "no", "load_best_model_at_end": False, "label_smoothing_factor": 0.0}
-# Learning rate and steps, as the READMEs of diffusers' scripts advise.
+# Learning rate and steps, as the READMEs of diffusers' scripts advise; that of textual inversion scales its rate of 5e-4
+# by a batch of four (--scale_lr).
 _BY_METHOD = {
     "full": (1e-5, 2000),
     "lora": (1e-4, 1000),
     "dreambooth": (5e-6, 800),
-    "textual-inversion": (5e-4, 3000),
+    "textual-inversion": (2e-3, 3000),
     "inpaint": (5e-6, 2000),
 }
 
@@ -123,9 +124,10 @@ def train_diffusion(
     buckets = buckets_for(painter, settings)
     check(painter, settings)
     told, notes = data_samples(data, settings)
+    prior, of_prior = captioned_samples(settings)
     pictures, told, skipped = opened_samples(told, settings.strict)
     if first:
-        _say(*notes, *about_skipped(skipped))
+        _say(*notes, *of_prior, *about_skipped(skipped))
     record = {"data": str(Path(data).expanduser().absolute()), "base": base, **settings.record()}
     begun = Output.begin(args, record, resume, force)
     if begun.finished:
@@ -135,11 +137,12 @@ def train_diffusion(
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
         with PartialState().main_process_first():
             prior = class_samples(painter, folder, settings.class_prompt, settings.class_pictures, buckets.resolution)
+    if prior:
         painted, prior, skipped = opened_samples(prior, settings.strict)
         if first:
             _say(*about_skipped(skipped))
         pictures = Pictures([*pictures.sources, *painted.sources], [*pictures.kept, *painted.kept])
-        samples = balanced(told, prior)
+        samples = balanced(told, [sample for sample in prior for _ in range(sample.repeats)])
     cache = Cache(settings.cache)
     with PartialState().main_process_first():
         examples = encoded(painter, samples, pictures, buckets, cache, settings.flip)
@@ -147,7 +150,7 @@ def train_diffusion(
     reader = Reader(painter.tokenizers, settings.chunks, prepared.words)
     wording = wording_of(settings)
     if first:
-        _say(*about_cut(told, reader))
+        _say(*about_cut(samples, reader))
     with PartialState().main_process_first():
         texts = encoded_texts(prepared, reader, wording, examples, cache)
     drawing = Drawing(
