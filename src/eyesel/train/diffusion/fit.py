@@ -45,8 +45,8 @@ _USUAL: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 _NOTHING = {"eval_strategy": "no", "load_best_model_at_end": False, "label_smoothing_factor": 0.0}
-# Learning rate and steps, as the READMEs of diffusers' scripts advise; that of textual inversion scales its rate of 5e-4
-# by a batch of four (--scale_lr).
+# Learning rate and steps, as the READMEs of diffusers' scripts advise; that of textual inversion has a rate of 5e-4,
+# times a batch of four (--scale_lr).
 _BY_METHOD = {
     "full": (1e-5, 2000),
     "lora": (1e-4, 1000),
