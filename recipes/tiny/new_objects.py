@@ -37,6 +37,7 @@ ROUNDS = 5  # of twenty pictures, in which dreambooth and textual inversion are 
 KEPT = 4  # of each old object, painted by the base
 SUBJECT, CLASS, INSTANCE = "snowman", "ghost", "sks ghost"  # of dreambooth: a kind that the base knows, and a new name
 MEANT, WORD, NEAR = "balloon", "<balloon>", "lollipop"  # of textual inversion: the new word, and one to begin from
+GUIDANCE = 2.0  # that the new word is painted with; the usual is 3
 world.OBJECTS |= NEW
 
 ADAPTED = {
@@ -78,6 +79,8 @@ def data(runs: Path) -> None:
         for path, caption in draw(painter, list(NEW), PICTURES, "painter")
     ]
     (painter / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i, (path, caption) in enumerate(draw(runs / "data/booth", [SUBJECT], PICTURES, "painter")):
+        path.with_suffix(".txt").write_text(f"a {INSTANCE}" if i % 2 else caption.replace(SUBJECT, INSTANCE))
     for path, caption in draw(runs / "data/word", [MEANT], PICTURES, "painter"):
         path.with_suffix(".txt").write_text(worded(caption))
     for split, each in (("train", PICTURES), ("test", 5)):
@@ -89,16 +92,23 @@ def worded(caption: str) -> str:
 
 
 def kept(runs: Path) -> None:
-    """The old objects as the base paints them: KEPT of each, in sizes and colours that it was trained on."""
-    folder, rng, base = runs / "data/kept", random.Random("kept"), eyesel.StableDiffusion.load("tiny")
-    shown: dict[str, list[str]] = {}
+    """What the base is to keep, as it paints it: KEPT pictures of each old object, and for dreambooth many of one."""
+    rng = random.Random("kept")
+    shown: dict[str, list[str]] = {thing: [] for thing in world.LABELS}
     for triple in world.split()[0]:
-        shown.setdefault(triple.object, []).append(triple.caption)
-    captions = [caption for thing in world.LABELS for caption in rng.sample(shown[thing], KEPT)]
+        shown[triple.object].append(triple.caption)
+    paint(
+        runs / "data/kept", [caption for thing in world.LABELS for caption in rng.sample(shown[thing], KEPT)], 500_000
+    )
+    paint(runs / "data/class", 2 * shown[CLASS], 600_000)
+
+
+def paint(folder: Path, captions: Sequence[str], seed: int) -> None:
+    base = eyesel.StableDiffusion.load("tiny")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metadata.jsonl").open("w") as file:
         for start in range(0, len(captions), 32):
-            painted = base.generate(captions[start : start + 32], seed=500_000 + start)
+            painted = base.generate(list(captions[start : start + 32]), seed=seed + start)
             for i, picture in enumerate(painted, start):
                 picture.save(folder / f"{i:03d}.png")
                 file.write(json.dumps({"file_name": f"{i:03d}.png", "text": captions[i]}) + "\n")
@@ -120,9 +130,8 @@ def lora(runs: Path) -> None:
 
 def dreambooth(runs: Path) -> None:
     fit_diffusion(
-        runs / "data/painter" / SUBJECT, runs / "dreambooth", method="dreambooth", lora=True,
-        instance_prompt=f"a {INSTANCE}", class_prompt=f"a {CLASS}", class_pictures=40, max_steps=300,
-        **{**ADAPTED, "learning_rate": 1e-3},
+        runs / "data/booth", runs / "dreambooth", method="dreambooth", lora=True, class_data=str(runs / "data/class"),
+        max_steps=150, **ADAPTED,
     )  # fmt: skip
 
 
@@ -137,12 +146,12 @@ STEPS = {"data": data, "kept": kept, "judge": judge, "lora": lora, "dreambooth":
 
 
 def recognised(
-    easel: eyesel.StableDiffusion, eye: eyesel.ImageClassifier, asked: Sequence[Asked]
+    easel: eyesel.StableDiffusion, eye: eyesel.ImageClassifier, asked: Sequence[Asked], **settings: float
 ) -> tuple[list[bool], list[Image.Image]]:
     """Whether the eye names the object that was asked for, and the pictures; picture i is painted from seed i."""
     pictures: list[Image.Image] = []
     for start in range(0, len(asked), 25):
-        painted = easel.generate([each.prompt for each in asked[start : start + 25]], seed=start)
+        painted = easel.generate([each.prompt for each in asked[start : start + 25]], seed=start, **settings)
         pictures += [picture.image for picture in painted]
     answers = [best.label for (best,) in eye.classify(pictures, top_k=1, batch_size=64)]
     return [each.object == answer for each, answer in zip(asked, answers, strict=True)], pictures
@@ -210,9 +219,12 @@ def of_dreambooth(base: eyesel.StableDiffusion, eye: eyesel.ImageClassifier, run
 
 def of_word(base: eyesel.StableDiffusion, eye: eyesel.ImageClassifier, run: Path, count: int) -> Measured:
     asked = [Asked(worded(each.prompt), MEANT) for each in prompts(MEANT, MEANT)]
-    hits, pictures = recognised(base.with_embeddings([run]), eye, asked * ROUNDS)
+    easel = base.with_embeddings([run])
+    hits, pictures = recognised(easel, eye, asked * ROUNDS, guidance=GUIDANCE)
+    usual = recognised(easel, eye, asked * ROUNDS)[0]
     title = f"the {MEANT} as '{asked[0].prompt}' and the like"
-    return Measured({"textual_inversion": percent(hits)}, [title], {"textual inversion": pictures[:20]})
+    figures = {"textual_inversion": percent(hits), "textual_inversion_at_the_usual_guidance": percent(usual)}
+    return Measured(figures, [title], {"textual inversion": pictures[:20]})
 
 
 def measure(runs: Path, sheet: Path | None, count: int) -> dict[str, object]:

@@ -21,7 +21,6 @@ from eyesel.train.diffusion.settings import Settings
         ({"method": "textual-inversion", "train_text_encoder": True}, "train_text_encoder does nothing"),
         ({"placeholder": "<x>"}, "placeholder does nothing with the method lora: it is for textual-inversion"),
         ({"method": "full", "class_prompt": "a dog"}, "class_prompt does nothing .* it is for lora and dreambooth"),
-        ({"method": "dreambooth"}, "dreambooth needs instance_prompt"),
         ({"class_data": "y", "class_pictures": 20}, "class_pictures needs class_prompt"),
         ({"prior_weight": 0.5}, "prior_weight needs class_prompt or class_data"),
         ({"method": "textual-inversion", "initializer": "toy"}, "needs placeholder"),

@@ -24,7 +24,7 @@ def diffusion(
     # captions
     caption_column: Annotated[str | None, typer.Option(help="Of the metadata; default text, or caption.")] = None,
     instance_prompt: Annotated[
-        str | None, typer.Option(help="One caption for all pictures; dreambooth needs it, such as 'a sks dog'.")
+        str | None, typer.Option(help="One caption for all pictures, such as 'a sks dog', instead of their own.")
     ] = None,
     shuffle_tags: Annotated[
         bool, typer.Option("--shuffle-tags", help="Change the order of what is between commas each time.")

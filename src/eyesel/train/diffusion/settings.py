@@ -9,7 +9,7 @@ from eyesel.errors import SettingError
 METHODS = {
     "full": "every weight of the UNet",
     "lora": "small factors beside the attention (Hu et al. 2021)",
-    "dreambooth": "one subject from a few pictures, under one prompt (Ruiz et al. 2023)",
+    "dreambooth": "one subject from a few pictures, under a name of its own (Ruiz et al. 2023)",
     "textual-inversion": "vectors for a new word, and nothing else (Gal et al. 2022)",
     "inpaint": "every weight of a UNet that repaints what is under a mask",
 }
@@ -128,8 +128,6 @@ class Settings:
                 able = [method for method, names in of_method.items() if name in names]
                 hint = "dreambooth with lora" if name in _LORA and self.method == "dreambooth" else " and ".join(able)
                 raise SettingError(f"{name} does nothing with the method {self.method}: it is for {hint}.")
-        if self.method == "dreambooth" and not self.instance_prompt:
-            raise SettingError('dreambooth needs instance_prompt, what the pictures show, such as "a sks dog".')
         if self.class_pictures != defaults["class_pictures"] and not self.class_prompt:
             raise SettingError('class_pictures needs class_prompt, what those pictures show, such as "a dog".')
         if self.prior_weight != defaults["prior_weight"] and not self.class_prompt and not self.class_data:
