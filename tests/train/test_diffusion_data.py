@@ -17,6 +17,7 @@ from eyesel.train.diffusion.captions import read_samples, tags
 from eyesel.train.diffusion.dataset import fitted
 from eyesel.train.diffusion.fit import buckets_for, data_samples, encoded, opened_samples
 from eyesel.train.diffusion.masks import random_mask
+from eyesel.train.diffusion.prior import captioned_samples
 from eyesel.train.diffusion.settings import Settings
 from eyesel.train.diffusion.texts import Reader, Wording
 from eyesel.train.draws import generator
@@ -87,6 +88,18 @@ def test_metadata_of_pictures_that_are_not_there(tmp_path):
     assert notes == ["pictures of the metadata that are not there: 1 (gone.png)"]
     with pytest.raises(ImageError, match=r"that are not there \(gone.png\)"):
         read_samples(tmp_path, strict=True)
+
+
+def test_what_is_to_be_kept_has_captions_of_its_own(tmp_path):
+    for name in ("a.png", "2_an owl/b.png", "c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a fox on blue")
+    samples, notes = captioned_samples(Settings(class_data=str(tmp_path)))
+    assert captions(samples, tmp_path) == {"a.png": ("a fox on blue", 1), "2_an owl/b.png": ("an owl", 2)}
+    assert all(sample.prior for sample in samples)
+    assert notes == ["pictures left out because they have no caption: 1 (c.png)"]
+    assert captioned_samples(Settings(class_data=str(tmp_path), class_prompt="a fox")) == ([], [])
+    assert captioned_samples(Settings()) == ([], [])
 
 
 def test_tags_are_counted_by_folder(tmp_path):

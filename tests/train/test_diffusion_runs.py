@@ -186,6 +186,23 @@ def test_dreambooth_paints_its_class(painters, captioned, tmp_path):
     assert (told["ss_num_train_images"], told["ss_num_reg_images"]) == ("4", "3")
 
 
+def test_a_lora_keeps_what_a_folder_with_captions_shows(painters, captioned, tmp_path):
+    """kohya's regularisation folder, whose folder names say how often and what: 6 draws, and as many of the rest."""
+    kept = tmp_path / "kept"
+    for name, colour in (("5_an owl", "blue"), ("1_a hat", "green")):
+        (kept / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(kept / name / "0.png")
+    out = tmp_path / "mine"
+    settings = {**FEW, "num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 1}
+    fit_diffusion(captioned, out, painters["sd1"], method="lora", class_data=str(kept), prior_weight=0.5, **settings)
+    told = read_tensor_metadata(out / "mine.safetensors")
+    assert (told["ss_num_train_images"], told["ss_num_reg_images"], told["ss_steps"]) == ("4", "2", "12")
+    assert json.loads(told["ss_tag_frequency"]) == {captioned.name: TAGS}
+    with pytest.raises(EyeselError, match="nowhere is no folder"):
+        fit_diffusion(captioned, tmp_path / "other", painters["sd1"], class_data="nowhere", **FEW)
+    assert not (tmp_path / "other").exists()
+
+
 # --- what goes wrong
 
 

@@ -20,9 +20,9 @@ from eyesel.train.diffusion.settings import Settings
         ({"method": "dreambooth", "instance_prompt": "x", "rank": 8}, "rank does nothing .* dreambooth with lora"),
         ({"method": "textual-inversion", "train_text_encoder": True}, "train_text_encoder does nothing"),
         ({"placeholder": "<x>"}, "placeholder does nothing with the method lora: it is for textual-inversion"),
-        ({"class_prompt": "a dog"}, "class_prompt does nothing with the method lora: it is for dreambooth"),
-        ({"method": "dreambooth"}, "dreambooth needs instance_prompt"),
-        ({"method": "dreambooth", "instance_prompt": "x", "class_data": "y"}, "class_data needs class_prompt"),
+        ({"method": "full", "class_prompt": "a dog"}, "class_prompt does nothing .* it is for lora and dreambooth"),
+        ({"class_data": "y", "class_pictures": 20}, "class_pictures needs class_prompt"),
+        ({"prior_weight": 0.5}, "prior_weight needs class_prompt or class_data"),
         ({"method": "textual-inversion", "initializer": "toy"}, "needs placeholder"),
         ({"method": "textual-inversion", "placeholder": "<x>"}, "needs initializer"),
         ({"keep_tokens": 2}, "keep_tokens .* needs shuffle_tags"),
@@ -34,14 +34,19 @@ def test_refused(settings, words):
         Settings(**settings)
 
 
+_NEEDED = {"textual-inversion": {"placeholder": "<x>", "initializer": "toy"}}
+
+
 def test_each_method_has_its_own_rate_and_length(tmp_path):
     usual = {
-        method: diffusion_arguments(tmp_path, Settings(method=method), {}) for method in ("full", "lora", "inpaint")
+        method: diffusion_arguments(tmp_path, Settings(method=method, **_NEEDED.get(method, {})), {})
+        for method in ("full", "lora", "inpaint", "textual-inversion")
     }
     assert {method: args.learning_rate for method, args in usual.items()} == {
         "full": 1e-5,
         "lora": 1e-4,
         "inpaint": 5e-6,
+        "textual-inversion": 4 * 5e-4,  # --train_batch_size=1 --gradient_accumulation_steps=4 --scale_lr
     }
     assert usual["lora"].max_steps == 1000
     said = diffusion_arguments(tmp_path, Settings(), {"num_train_epochs": 3, "learning_rate": "2e-3"})

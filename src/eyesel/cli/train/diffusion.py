@@ -24,7 +24,7 @@ def diffusion(
     # captions
     caption_column: Annotated[str | None, typer.Option(help="Of the metadata; default text, or caption.")] = None,
     instance_prompt: Annotated[
-        str | None, typer.Option(help="One caption for all pictures; dreambooth needs it, such as 'a sks dog'.")
+        str | None, typer.Option(help="One caption for all pictures, such as 'a sks dog', instead of their own.")
     ] = None,
     shuffle_tags: Annotated[
         bool, typer.Option("--shuffle-tags", help="Change the order of what is between commas each time.")
@@ -64,16 +64,20 @@ def diffusion(
         str,
         typer.Option(help="Of a LoRA: attention (diffusers), transformer (kohya), or all (convolutions as well)."),
     ] = "attention",
-    # dreambooth
+    # what is to be kept
     class_prompt: Annotated[
-        str | None, typer.Option(help="With dreambooth: what the base has to keep, such as 'a dog'.")
+        str | None, typer.Option(help="With lora and dreambooth: what the base has to keep, such as 'a dog'.")
     ] = None,
     class_data: Annotated[
         str | None,
-        typer.Option(help="Pictures of the class; what is missing the base paints.", metavar="FOLDER"),
+        typer.Option(
+            help="Pictures of --class-prompt, of which the base paints what is missing; without that, pictures with "
+            "captions like those of DATA (kohya's regularisation folder).",
+            metavar="FOLDER",
+        ),
     ] = None,
-    class_pictures: Annotated[int, typer.Option(help="How many there are to be.")] = 100,
-    prior_weight: Annotated[float, typer.Option(help="Of the loss of the class.")] = 1.0,
+    class_pictures: Annotated[int, typer.Option(help="Of --class-prompt: how many there are to be.")] = 100,
+    prior_weight: Annotated[float, typer.Option(help="Of the loss of what is kept.")] = 1.0,
     # textual inversion
     placeholder: Annotated[str | None, typer.Option(help="The new word, such as '<cat-toy>'.")] = None,
     initializer: Annotated[str | None, typer.Option(help="A word to begin from, such as toy.")] = None,

@@ -25,7 +25,7 @@ _KOHYA = re.compile(r"(\d+)_(.*\S)")
 class Sample:
     """A picture and its caption; `caption` None: its method says what it shows (the templates of textual inversion).
 
-    `prior` pictures show what the base has to keep (dreambooth).
+    `prior` pictures show what the base has to keep.
     """
 
     path: Path
@@ -105,7 +105,10 @@ def _missing(
 ) -> list[str]:
     """Pictures without captions, and captions without pictures: notes about them, or an error."""
     absent = [path.name for path in metadata if not path.is_file()]
-    where = "a line in metadata.jsonl, a .txt file of the same name, or a folder that says what they show"
+    where = (
+        "a line in metadata.jsonl, a .txt file of the same name, a folder that says what they show, or one "
+        "instance_prompt for all"
+    )
     if missing and (strict or not samples):
         raise ImageError(
             f"{len(missing)} pictures in {folder} have no caption ({listed(list(missing))}): give {where}."

@@ -20,7 +20,7 @@ from eyesel.train.diffusion.captions import Sample, read_samples
 from eyesel.train.diffusion.dataset import Drawing, Drawn, collate
 from eyesel.train.diffusion.encode import encoded, encoded_texts
 from eyesel.train.diffusion.methods import new_word, noise_schedule, painting, prepare
-from eyesel.train.diffusion.prior import balanced, class_samples
+from eyesel.train.diffusion.prior import balanced, captioned_samples, class_samples
 from eyesel.train.diffusion.samples import Samples
 from eyesel.train.diffusion.settings import NAMES, Settings
 from eyesel.train.diffusion.texts import TEMPLATES, Reader, Wording
@@ -43,12 +43,13 @@ _USUAL: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 _NOTHING = {"eval_strategy": "no", "load_best_model_at_end": False, "label_smoothing_factor": 0.0}
-# Learning rate and steps, as the READMEs of diffusers' scripts advise.
+# Learning rate and steps, as the READMEs of diffusers' scripts advise; that of textual inversion has a rate of 5e-4,
+# times a batch of four (--scale_lr).
 _BY_METHOD = {
     "full": (1e-5, 2000),
     "lora": (1e-4, 1000),
     "dreambooth": (5e-6, 800),
-    "textual-inversion": (5e-4, 3000),
+    "textual-inversion": (2e-3, 3000),
     "inpaint": (5e-6, 2000),
 }
 
@@ -120,10 +121,11 @@ def train_diffusion(
     buckets = buckets_for(painter, settings)
     check(painter, settings)
     told, notes = data_samples(data, settings)
+    prior, of_prior = captioned_samples(settings)
     pictures, told, skipped = opened_samples(told, settings.strict)
     check_sizes(pictures, buckets)
     if first:
-        _say(*notes, *about_skipped(skipped))
+        _say(*notes, *of_prior, *about_skipped(skipped))
     models = [painter.unet, painter.autoencoder, *painter.text_encoders]
     record = {
         "task": "diffusion",
@@ -138,13 +140,14 @@ def train_diffusion(
     if begun.finished:
         return {}
     with begun.kept():
-        return _run(painter, buckets, told, pictures, args, base, settings, begun)
+        return _run(painter, buckets, told, prior, pictures, args, base, settings, begun)
 
 
 def _run(
     painter: StableDiffusion,
     buckets: Buckets,
     told: Sequence[Sample],
+    prior: list[Sample],
     pictures: Pictures,
     args: TrainingArguments,
     base: str,
@@ -157,11 +160,12 @@ def _run(
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
         with PartialState().main_process_first():
             prior = class_samples(painter, folder, settings.class_prompt, settings.class_pictures, buckets.resolution)
+    if prior:
         painted, prior, skipped = opened_samples(prior, settings.strict)
         if first:
             _say(*about_skipped(skipped))
         pictures = Pictures([*pictures.sources, *painted.sources], [*pictures.kept, *painted.kept])
-        samples = balanced(told, prior)
+        samples = balanced(told, [sample for sample in prior for _ in range(sample.repeats)])
     cache = Cache(settings.cache)
     with PartialState().main_process_first():
         examples = encoded(painter, samples, pictures, buckets, cache, settings.flip)
@@ -169,7 +173,7 @@ def _run(
     reader = Reader(painter.tokenizers, settings.chunks, prepared.words)
     wording = wording_of(settings)
     if first:
-        _say(*about_cut(told, reader))
+        _say(*about_cut(samples, reader))
     with PartialState().main_process_first():
         texts = encoded_texts(prepared, reader, wording, examples, cache)
     drawing = Drawing(

@@ -1,15 +1,28 @@
-"""Pictures of the class, which dreambooth keeps the base from forgetting (Ruiz et al. 2023): painted where missing."""
+"""Pictures of what the base is not to forget (Ruiz et al. 2023): painted by itself, or a folder with captions.
+
+The folder is what kohya's sd-scripts call regularisation pictures.
+"""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
 from eyesel.errors import OutputError
 from eyesel.images import find_images
 from eyesel.stable_diffusion import StableDiffusion
-from eyesel.train.diffusion.captions import Sample
+from eyesel.train.diffusion.captions import Sample, read_samples
+from eyesel.train.diffusion.settings import Settings
 from eyesel.train.folders import holds_pictures
+
+
+def captioned_samples(settings: Settings) -> tuple[list[Sample], list[str]]:
+    """The pictures of `class_data` under captions of their own, where there is no one prompt for all; and notes."""
+    if settings.class_data is None or settings.class_prompt:
+        return [], []
+    samples, notes = read_samples(settings.class_data, settings.caption_column, strict=settings.strict)
+    return [replace(sample, prior=True) for sample in samples], notes
 
 
 def class_samples(painter: StableDiffusion, folder: Path, prompt: str, count: int, side: int) -> list[Sample]:

@@ -9,7 +9,7 @@ from eyesel.errors import SettingError
 METHODS = {
     "full": "every weight of the UNet",
     "lora": "small factors beside the attention (Hu et al. 2021)",
-    "dreambooth": "one subject from a few pictures, under one prompt (Ruiz et al. 2023)",
+    "dreambooth": "one subject from a few pictures, under a name of its own (Ruiz et al. 2023)",
     "textual-inversion": "vectors for a new word, and nothing else (Gal et al. 2022)",
     "inpaint": "every weight of a UNet that repaints what is under a mask",
 }
@@ -77,7 +77,7 @@ class Settings:
     rank: int = 4
     alpha: float | None = None
     targets: str = "attention"
-    # dreambooth
+    # what is to be kept
     class_prompt: str | None = None
     class_data: str | None = None
     class_pictures: int = 100
@@ -129,21 +129,21 @@ class Settings:
         """Settings of another method would do nothing."""
         defaults = {field.name: field.default for field in fields(self)}
         of_method = {
-            "lora": (*_LORA, "train_text_encoder"),
+            "lora": (*_LORA, *_PRIOR, "train_text_encoder"),
             "full": ("train_text_encoder",),
-            "dreambooth": (*_DREAMBOOTH, "lora", "train_text_encoder", *(_LORA if self.lora else ())),
+            "dreambooth": (*_PRIOR, "lora", "train_text_encoder", *(_LORA if self.lora else ())),
             "textual-inversion": _INVERSION,
             "inpaint": ("train_text_encoder",),
         }
-        for name in {*_LORA, *_DREAMBOOTH, *_INVERSION, "lora", "train_text_encoder"}:
+        for name in {*_LORA, *_PRIOR, *_INVERSION, "lora", "train_text_encoder"}:
             if name not in of_method[self.method] and getattr(self, name) != defaults[name]:
                 able = [method for method, names in of_method.items() if name in names]
                 hint = "dreambooth with lora" if name in _LORA and self.method == "dreambooth" else " and ".join(able)
                 raise SettingError(f"{name} does nothing with the method {self.method}: it is for {hint}.")
-        if self.method == "dreambooth" and not self.instance_prompt:
-            raise SettingError('dreambooth needs instance_prompt, what the pictures show, such as "a sks dog".')
-        if self.class_data and not self.class_prompt:
-            raise SettingError('class_data needs class_prompt, what those pictures show, such as "a dog".')
+        if self.class_pictures != defaults["class_pictures"] and not self.class_prompt:
+            raise SettingError('class_pictures needs class_prompt, what those pictures show, such as "a dog".')
+        if self.prior_weight != defaults["prior_weight"] and not self.class_prompt and not self.class_data:
+            raise SettingError("prior_weight needs class_prompt or class_data, what is to be kept.")
         if self.method == "textual-inversion":
             if not self.placeholder:
                 raise SettingError('textual-inversion needs placeholder, the new word, such as "<cat-toy>".')
@@ -165,7 +165,7 @@ class Settings:
 
 
 _LORA = ("rank", "alpha", "targets")
-_DREAMBOOTH = ("class_prompt", "class_data", "class_pictures", "prior_weight")
+_PRIOR = ("class_prompt", "class_data", "class_pictures", "prior_weight")
 _INVERSION = ("placeholder", "initializer", "vectors", "learnable_property")
 _FREE = ("cache", "offline", "strict", "validation_prompt", "validation_steps", "validation_seed", "save_precision")
 NAMES = tuple(field.name for field in fields(Settings))
