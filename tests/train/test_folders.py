@@ -97,3 +97,8 @@ def test_tables_with_gaps(tmp_path, pictures):
     shutil.copy(tmp_path / "odd.parquet", pictures)
     with pytest.raises(SettingError, match="holds pictures, and the table"):
         read_labelled(pictures)
+
+
+def test_offline_asks_nobody():
+    with pytest.raises(SettingError, match=r"nobody/nothing cannot be read \(.*OfflineModeIsEnabled"):
+        read_labelled("nobody/nothing", offline=True)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,24 @@ def _of_hub(name: str, image_column: str | None, label_column: str | None, offli
     import datasets
 
     repository, _, configuration = name.partition(":")
-    here = datasets.DownloadConfig(local_files_only=True) if offline else None
-    return _of_datasets(
-        name,
-        lambda: datasets.load_dataset(repository, configuration or None, download_config=here),
-        image_column,
-        label_column,
-    )
+    with _without_network() if offline else nullcontext():
+        return _of_datasets(
+            name, lambda: datasets.load_dataset(repository, configuration or None), image_column, label_column
+        )
+
+
+@contextmanager
+def _without_network() -> Iterator[None]:
+    """`datasets` asks the hub in spite of its own local_files_only, and five times: it has to be told as a whole."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _of_datasets(name: str, load: Any, image_column: str | None, label_column: str | None) -> dict[str, Labelled]:
