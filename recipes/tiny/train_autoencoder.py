@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL
 from minutes import MinutesTrainer, Timed
 from torch import Tensor
 from torch.utils.data import Dataset
-from training import arguments
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+
+from training import arguments
 
 
 def build() -> AutoencoderKL:

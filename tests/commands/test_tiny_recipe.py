@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def shown(command):
 
 def shortened(words, script):
     """The command for a few steps, where it is as long as the script's own run."""
-    said = dict(zip(words, words[1:], strict=False))
+    said = dict(pairwise(words))
     assert int(said["--max-steps"]) == script.STEPS
     assert json.loads(said["--lr-scheduler-kwargs"]) == {"num_decay_steps": round(script.DECAY * script.STEPS)}
     decay = json.dumps({"num_decay_steps": round(script.DECAY * FEW)})
