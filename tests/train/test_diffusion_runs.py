@@ -207,14 +207,21 @@ def run_to(data, out, base, steps, resume=False, **settings):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stored"),
     [
-        {"method": "lora", "train_text_encoder": True, "shuffle_tags": True, "caption_dropout": 0.2, "flip": True},
-        {"method": "full", "ema": 0.9, "noise_offset": 0.1, "snr_gamma": 5.0},
+        (
+            {"method": "lora", "train_text_encoder": True, "shuffle_tags": True, "caption_dropout": 0.2, "flip": True},
+            "float32",
+        ),
+        ({"method": "full", "ema": 0.9, "noise_offset": 0.1, "snr_gamma": 5.0}, "float32"),
+        ({"method": "full", "ema": 0.9}, "float16"),  # which is converted when it is read, and laid out anew
     ],
 )
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(folders, data, tmp_path, settings):
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(folders, data, tmp_path, settings, stored):
     base = folders["sd1"]
+    if stored == "float16":
+        base = tmp_path / "half"
+        diffusers.StableDiffusionPipeline.from_pretrained(folders["sd1"]).to(torch.float16).save_pretrained(base)
     whole = run_to(data, tmp_path / "whole", base, 6, **settings)
     stopped = tmp_path / "again"
     shutil.copytree(tmp_path / "whole", stopped)

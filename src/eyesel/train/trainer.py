@@ -174,7 +174,8 @@ class Trainer(transformers.Trainer):
                 f"{odd} holds numbers that are no numbers after step {self.state.global_step}: lower learning_rate (it "
                 f"is {self.args.learning_rate:g}){self._last_good()}."
             )
-        super()._save(output_dir, state_dict)
+        # convolutions may lie channels-last, which safetensors does not write
+        super()._save(output_dir, {name: tensor.contiguous() for name, tensor in state_dict.items()})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
