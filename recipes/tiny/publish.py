@@ -55,17 +55,16 @@ def publish_examples(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="what to write; all, if nothing is said")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--classifier", type=Path, default=Path(".runs/classifier"))
     parser.add_argument("--painter", type=Path, default=Path(".runs/painter"))
     parser.add_argument("--output", type=Path, default=ASSETS)
     options = parser.parse_args()
-    parts = options.parts or PARTS
-    if "examples" in parts:
+    if "examples" in options.parts:
         publish_examples(options.output / "examples")
-    if "classifier" in parts:
+    if "classifier" in options.parts:
         publish_classifier(options.classifier, options.output / "classifier")
-    if "painter" in parts:
+    if "painter" in options.parts:
         publish_painter(options.painter, options.output / "painter")
     for path in sorted(options.output.rglob("*")):
         if path.is_file():
