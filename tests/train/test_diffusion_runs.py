@@ -242,6 +242,18 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(folders, data, tmp_path, set
     assert losses[0] == losses[1]
 
 
+def test_a_run_that_was_killed_after_its_last_step_takes_no_more(folders, data, tmp_path):
+    out, settings = tmp_path / "run", {"method": "full", "ema": 0.9}
+    run_to(data, out, folders["sd1"], 3, **settings)  # an epoch has two steps
+    whole = load_file(out / "unet/diffusion_pytorch_model.safetensors")
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({name: told for name, told in record.items() if name != "finished"}))
+    run_to(data, out, folders["sd1"], 3, resume=True, **settings)
+    resumed = load_file(out / "unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert last_checkpoint(out).name == "checkpoint-3"
+
+
 def test_computing_activations_again_changes_no_weight(folders, data, tmp_path):
     settings = {"method": "lora", "train_text_encoder": True}
     one = run_to(data, tmp_path / "one", folders["sd1"], 2, **settings)
