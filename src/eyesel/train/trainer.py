@@ -105,9 +105,9 @@ class Trainer(transformers.Trainer):
 
     # Steps.
 
-    def _run_epoch(self, **others: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step < self.state.max_steps:  # else a run was killed after its last step
-            super()._run_epoch(**others)
+            super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
