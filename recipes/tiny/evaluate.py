@@ -96,7 +96,8 @@ def draw_sheet(pictures: list[Image.Image], path: Path, across: int = 16, zoom: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--assets", type=Path, default=ASSETS)
+    parser.add_argument("--classifier", type=Path, default=ASSETS / "classifier", help="it also judges the painter")
+    parser.add_argument("--painter", type=Path, default=ASSETS / "painter")
     parser.add_argument("--prompts", type=int, default=500, help="held-out prompts to paint; 0 leaves the painter out")
     parser.add_argument("--each", type=int, default=8, help="pictures drawn of every held-out triple")
     parser.add_argument("--guidance", type=float, nargs="+", default=[7.5, 5, 3], help="each is measured")
@@ -107,17 +108,19 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="also save the pictures of the last guidance as one")
     parser.add_argument("--cards", action="store_true", help="write the figures into the model cards")
     options = parser.parse_args()
+    if options.cards and not options.prompts:
+        parser.error("--cards needs the painter's figures, too: --prompts 500")
     torch.set_num_threads(options.threads)
 
     held_out = world.split()[1]
-    eye = eyesel.ImageClassifier.load(options.assets / "classifier")
+    eye = eyesel.ImageClassifier.load(options.classifier)
     figures = {
         "classifier": evaluate_classifier(eye, held_out, options.each),
-        "autoencoder": evaluate_autoencoder(options.assets / "painter/vae", held_out, options.each),
+        "autoencoder": evaluate_autoencoder(options.painter / "vae", held_out, options.each),
     }
     if options.prompts:
         asked = [held_out[i * 37 % len(held_out)] for i in range(options.prompts)]  # 37: all triples, well mixed
-        easel = eyesel.StableDiffusion.load(options.assets / "painter")
+        easel = eyesel.StableDiffusion.load(options.painter)
         figures["painter"] = []
         for guidance in options.guidance:
             settings = {"steps": options.steps, "guidance": guidance, "solver": options.solver}
@@ -130,9 +133,10 @@ def main() -> None:
         row = "| {guidance:g} | {object} % | {object_small} % | {object_large} % | {colour} % |"
         rows = "\n".join(row.format(**measured) for measured in figures["painter"])
         words = {"rows": rows, "objects": ", ".join(world.LABELS), "colours": ", ".join(world.COLOURS)}
-        for part in ("classifier", "painter"):
-            card = (CARDS / f"{part}.md").read_text().format(**figures, **words, **vars(options))
-            (options.assets / part / "README.md").write_text(card)
+        words |= {"prompts": options.prompts, "steps": options.steps}
+        for part, folder in (("classifier", options.classifier), ("painter", options.painter)):
+            card = (CARDS / f"{part}.md").read_text().format(**figures, **words)
+            (folder / "README.md").write_text(card)
 
 
 if __name__ == "__main__":

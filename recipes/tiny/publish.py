@@ -1,4 +1,4 @@
-"""Write what the runs left into the package, in the public formats; and a few example pictures.
+"""Write what the runs left, or a part of it, into the package, in the public formats; and a few example pictures.
 
 The painter's UNet and autoencoder are stored in float16. What transformers loads, the classifier and the text encoder,
 stays in float32, because transformers computes in whatever is stored: a float16 text encoder would not fit diffusers'
@@ -20,6 +20,7 @@ from transformers import ViTForImageClassification
 
 ASSETS = Path(__file__).parents[2] / "src/eyesel/assets/tiny"
 GENERATION = {"guidance_scale": 3.0, "num_inference_steps": 25}  # what evaluate.py found best
+PARTS = ["examples", "classifier", "painter"]
 EXAMPLES = ("fox", "owl", "rocket")
 
 
@@ -54,13 +55,17 @@ def publish_examples(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--classifier", type=Path, default=Path(".runs/classifier"))
     parser.add_argument("--painter", type=Path, default=Path(".runs/painter"))
     parser.add_argument("--output", type=Path, default=ASSETS)
     options = parser.parse_args()
-    publish_examples(options.output / "examples")
-    publish_classifier(options.classifier, options.output / "classifier")
-    publish_painter(options.painter, options.output / "painter")
+    if "examples" in options.parts:
+        publish_examples(options.output / "examples")
+    if "classifier" in options.parts:
+        publish_classifier(options.classifier, options.output / "classifier")
+    if "painter" in options.parts:
+        publish_painter(options.painter, options.output / "painter")
     for path in sorted(options.output.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:>10,}  {path.relative_to(options.output)}")

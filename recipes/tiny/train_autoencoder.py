@@ -8,8 +8,13 @@ convolutions, so the public format needs nothing but `scaling_factor` 1.
 import torch
 import world
 from diffusers import AutoencoderKL
-from minutes import Learner, Rows, arguments, train
+from minutes import MinutesTrainer, Timed
 from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from training import arguments
 
 
 def build() -> AutoencoderKL:
@@ -35,7 +40,9 @@ def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-class AutoencoderLearner(Learner):
+class AutoencoderTask(Timed):
+    """The autoencoder with its loss as forward()."""
+
     def __init__(self) -> None:
         super().__init__()
         self.autoencoder = build()
@@ -46,6 +53,17 @@ class AutoencoderLearner(Learner):
         error = self.autoencoder.decode(posterior.sample()).sample - x
         edges = sum(slope.abs().mean() for slope in slopes(error))  # error of slopes = slope of error
         return {"loss": error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 1e-6 * posterior.kl().mean()}
+
+
+class Pictures(Dataset):
+    def __init__(self, pictures: Tensor) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {"pictures": self.pictures[i]}
 
 
 @torch.no_grad()
@@ -63,13 +81,39 @@ def standardise(autoencoder: AutoencoderKL, x: Tensor) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, minutes=35, rate=1.5e-3, threads=1).parse_args()
+    parser = arguments(__doc__, rate=1.5e-3, threads=1)
+    parser.add_argument("--minutes", type=float, default=35, help="training time in all, earlier runs included")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     pictures = torch.from_numpy(world.draw(world.split()[0], options.each, options.seed)).flatten(0, 1)
-    learner = AutoencoderLearner()
-    train(learner, Rows(pictures=pictures), options, collate=None, decay=0.6)
-    autoencoder = learner.autoencoder.eval()
+    task = AutoencoderTask()
+    trainer = MinutesTrainer(
+        task,
+        TrainingArguments(
+            output_dir=str(options.output),
+            max_steps=1_000_000,  # the clock stops it
+            per_device_train_batch_size=64,
+            learning_rate=options.rate,
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            save_steps=300,
+            save_total_limit=2,
+            logging_steps=50,
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            ignore_data_skip=True,  # a resumed run need not replay the batches it has seen
+            use_cpu=not torch.cuda.is_available(),
+            seed=options.seed,
+        ),
+        train_dataset=Pictures(pictures),
+        minutes=options.minutes,
+        decay=0.6,
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(options.output)) if options.resume else None)
+    autoencoder = task.autoencoder.eval()
     standardise(autoencoder, pixels(pictures[:: max(1, len(pictures) // 2048)]))
     autoencoder.save_pretrained(options.output / "final")
 

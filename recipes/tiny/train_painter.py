@@ -8,6 +8,7 @@ of zero.
 """
 
 import random
+import shutil
 from pathlib import Path
 
 import tokenizer
@@ -17,7 +18,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from eyesel.train import fit_diffusion
-from training import arguments, write_pictures
+from training import command_arguments, make_once, write_pictures
+
+STEPS, RATE = 5300, 1e-3
+DECAY = 0.4  # the share of the steps in which the rate falls to nothing
 
 
 def scheduler() -> DDIMScheduler:
@@ -76,10 +80,10 @@ def wording(triple: world.Triple, rng: random.Random) -> str:
     return rng.choices([triple.caption, *parts], [0.87, 0.04, 0.04, 0.05])[0]
 
 
-def prepare(folder: Path, autoencoder: Path, each: int, seed: int) -> None:
-    """`untrained`, a whole Stable Diffusion, and `data` with captions."""
+def write_untrained(folder: Path, autoencoder: Path, seed: int) -> None:
+    """A whole Stable Diffusion, its autoencoder alone trained."""
     torch.manual_seed(seed)
-    words = tokenizer.load(folder / "words")
+    words = tokenizer.load(folder / "tokenizer")
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(autoencoder),
         tokenizer=words,
@@ -90,41 +94,58 @@ def prepare(folder: Path, autoencoder: Path, each: int, seed: int) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder / "untrained")
-    tokenizer.save(folder / "untrained/tokenizer")
+    pipeline.save_pretrained(folder)
+    shutil.rmtree(folder / "tokenizer")  # transformers 5 writes a tokenizer.json alone
+    tokenizer.save(folder / "tokenizer")
+
+
+def prepare(folder: Path, autoencoder: Path, each: int, seed: int) -> None:
+    """`untrained`, and `data` with captions."""
+    write_untrained(folder / "untrained", autoencoder, seed)
     rng = random.Random(f"wordings {seed}")
     write_pictures(folder / "data", world.split()[0], each, seed, lambda triple: wording(triple, rng))
 
 
-def main() -> None:
-    parser = arguments(__doc__, steps=5300, rate=1e-3, threads=2)
-    parser.add_argument("--autoencoder", type=Path, default=Path(".runs/autoencoder/final"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    work = options.output.with_name(f"{options.output.name}-data")
-    if not options.resume:
-        prepare(work, options.autoencoder, options.each, options.seed)
+def fit(prepared: Path, output: Path, steps: int, rate: float, seed: int, resume: bool = False) -> None:
+    """What the command in the README does, which has the usual steps, rate and seed."""
     fit_diffusion(
-        work / "data",
-        options.output,
-        work / "untrained",
-        resume=options.resume,
+        prepared / "data",
+        output,
+        prepared / "untrained",
+        resume=resume,
         method="full",
         train_text_encoder=True,
         caption_dropout=0.1,
         ema=0.999,
-        max_steps=options.steps,
-        learning_rate=options.rate,
+        max_steps=steps,
+        learning_rate=rate,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": round(0.4 * options.steps)},
+        lr_scheduler_kwargs={"num_decay_steps": round(DECAY * steps)},
         warmup_steps=100,
         adam_beta2=0.98,
         per_device_train_batch_size=64,
         save_steps=300,
         logging_steps=50,
         validation_prompt=["a large fox on a blue background", "a small rocket on a red background"],
+        seed=seed,
+    )
+
+
+def main() -> None:
+    parser = command_arguments(__doc__, steps=STEPS, rate=RATE, threads=2)
+    parser.add_argument("--autoencoder", type=Path, default=Path(".runs/autoencoder/final"), help="AutoencoderKL")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    prepared = options.output.with_name(f"{options.output.name}-data")
+    make_once(
+        prepared,
+        lambda folder: prepare(folder, options.autoencoder, options.each, options.seed),
+        autoencoder=str(options.autoencoder),
+        each=options.each,
         seed=options.seed,
     )
+    if not options.prepare:
+        fit(prepared, options.output, options.steps, options.rate, options.seed, options.resume)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(painters, captioned, tmp_pat
     assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_that_was_killed_after_its_last_step_takes_no_more(painters, captioned, tmp_path, whole):
+    """In the middle of an epoch."""
+    stopped = tmp_path / "again"
+    shutil.copytree(whole("full"), stopped)
+    record = json.loads((stopped / "run.json").read_text())
+    (stopped / "run.json").write_text(json.dumps({name: told for name, told in record.items() if name != "finished"}))
+    run_to(captioned, stopped, painters["sd1"], 5, resume=True, **PARTS, **KINDS["full"])
+    one, other = (load_file(out / "unet/diffusion_pytorch_model.safetensors") for out in (whole("full"), stopped))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_computing_activations_again_changes_no_weight(painters, captioned, tmp_path, whole):
     told = {**PARTS, **KINDS["lora"], "activation_checkpointing": True}
     other = run_to(captioned, tmp_path / "again", painters["sd1"], 3, **told)

@@ -131,6 +131,10 @@ class Trainer(transformers.Trainer):
 
     # Steps.
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # else a run was killed after its last step
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self._check_loss()  # of the step before: to ask for this one would make a GPU wait for what is still to be sent
         loss = super().training_step(model, inputs, num_items_in_batch)
