@@ -33,6 +33,7 @@ _FREE = (
 # Settings that are fingerprints.
 _SEEN = {
     "pictures": "the pictures, their names or what is said of them are",
+    "kept": "the pictures of class_data, their names or what is said of them are",
     "weights": "the weights of the base are",
 }
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
