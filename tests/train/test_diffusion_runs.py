@@ -186,6 +186,8 @@ def test_dreambooth_paints_its_class(painters, captioned, tmp_path):
     assert painted == ["class-00000.png", "class-00001.png", "class-00002.png"]
     told = read_tensor_metadata(out / "booth.safetensors")
     assert (told["ss_num_train_images"], told["ss_num_reg_images"]) == ("4", "3")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\n4 pictures, beside 3 of what is to be kept, method dreambooth:" in card
 
 
 def test_a_lora_keeps_what_a_folder_with_captions_shows(painters, captioned, tmp_path):
