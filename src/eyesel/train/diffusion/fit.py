@@ -162,6 +162,8 @@ def _run(
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
         with PartialState().main_process_first():
             prior = class_samples(painter, folder, settings.class_prompt, settings.class_pictures, buckets.resolution)
+        if settings.class_data is not None:
+            begun.promise("kept", seen([each.path for each in prior], [settings.class_prompt] * len(prior)))
     if prior:
         painted, prior, skipped = opened_samples(prior, settings.strict)
         if first:
