@@ -6,11 +6,12 @@ each class:
     python recipes/digits.py --output .runs/digits
     eyesel train classifier .runs/digits --output .runs/digits-classifier --no-flip --crop 0.7 --rand-augment 1 \\
         --rand-magnitude 8 --average 0.995 --learning-rate 1e-3 --num-train-epochs 36 --warmup-steps 40 \\
-        --lr-scheduler-type cosine --per-device-train-batch-size 32 --logging-steps 40
+        --lr-scheduler-type cosine --per-device-train-batch-size 32 \\
+        --per-device-eval-batch-size 64 --logging-steps 40
 
 98.05 % of the test pictures are right after five minutes on one core; a support vector machine on the pixels reaches
-98.3 %. A linear probe (`--tune head --crop 1 --learning-rate 3e-2 --num-train-epochs 20`, one minute) stays at 78 %:
-all that the base has seen are emoji.
+98.3 %. A linear probe (`--tune head --crop 1 --learning-rate 3e-2 --num-train-epochs 20
+--lr-scheduler-type cosine` instead of all that, one minute) stays at 78 %: all that the base has seen are emoji.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What README.md and docs/ say: every command line parses, every option exists, every link leads somewhere.
 
-Blocks fenced as `sh` and `python` are examples that run one after the other in an empty folder, page by page; other
-blocks of commands are for files or servers of one's own, and are only parsed.
+Blocks fenced as `sh` and `python` are examples that run one after the other in an empty folder, page by page, where a
+page has one of `sh`; other blocks of commands are for files or servers of one's own, and are only parsed.
 """
 
 import os

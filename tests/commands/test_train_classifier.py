@@ -62,6 +62,7 @@ def test_what_is_refused(run, photos, classifier, tmp_path):
     refused(trained(photos, "-o", "x", "--tune", "lora", "--lora-targets", "to_x", "-b", classifier), "to_x")
     refused(trained(photos, "-o", "x", "--crop", 2), "crop is 2")
     refused(trained("nothing", "-o", "x"), "nothing does not exist")
+    refused(trained("nothing/", "-o", "x"), "nothing/ does not exist")
     refused(trained(photos, "-o", photos, *QUICK, "-b", classifier), "holds no run of eyesel")
     refused(trained(photos, "-o", "x", *QUICK, "-b", classifier, "--resume"), "no run to go on with")
     (photos / "kind 1" / "9.png").write_bytes(b"nothing")

@@ -100,6 +100,8 @@ def test_what_is_to_be_kept_has_captions_of_its_own(tmp_path):
     assert notes == ["pictures left out because they have no caption: 1 (c.png)"]
     assert captioned_samples(Settings(class_data=str(tmp_path), class_prompt="a fox")) == ([], [])
     assert captioned_samples(Settings()) == ([], [])
+    with pytest.raises(ImageError, match="or one class_prompt for all"):
+        captioned_samples(Settings(class_data=str(tmp_path), strict=True))
 
 
 def test_tags_are_counted_by_folder(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from eyesel.errors import EyeselError
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.checkpoints import last_checkpoint
 from short_runs import FEW, run_to
@@ -110,6 +111,21 @@ def test_samples_make_a_sheet_and_change_no_weight(painters, captioned, tmp_path
     width, height = Image.open(out / "samples.png").size
     assert width > 2 * 160
     assert height > 3 * 160
+
+
+def test_a_run_goes_on_beside_the_same_class_pictures(painters, captioned, tmp_path):
+    out, kept = tmp_path / "run", tmp_path / "kept"
+    told = {**PARTS, "class_data": str(kept), "class_prompt": "a fox", "class_pictures": 2}
+    run_to(captioned, out, painters["sd1"], 3, **told)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({name: told for name, told in record.items() if name != "finished"}))
+    before = (kept / "class-00000.png").read_bytes()
+    Image.new("RGB", (64, 64), "blue").save(kept / "class-00000.png")
+    with pytest.raises(EyeselError, match="the pictures of class_data, their names"):
+        run_to(captioned, out, painters["sd1"], 3, resume=True, **told)
+    (kept / "class-00000.png").write_bytes(before)
+    run_to(captioned, out, painters["sd1"], 3, resume=True, **told)
+    assert json.loads((out / "run.json").read_text()) == record
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from eyesel.errors import EyeselError
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train import fit_diffusion
+from eyesel.train.diffusion.prior import check_apart
+from eyesel.train.diffusion.settings import Settings
 from eyesel.weights.clip_format import CLIP_TEXT
 from eyesel.weights.diffusers_format import UNET
 from eyesel.weights.files import read_tensor_metadata
@@ -184,6 +186,8 @@ def test_dreambooth_paints_its_class(painters, captioned, tmp_path):
     assert painted == ["class-00000.png", "class-00001.png", "class-00002.png"]
     told = read_tensor_metadata(out / "booth.safetensors")
     assert (told["ss_num_train_images"], told["ss_num_reg_images"]) == ("4", "3")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\n4 pictures, beside 3 of what is to be kept, method dreambooth:" in card
 
 
 def test_a_lora_keeps_what_a_folder_with_captions_shows(painters, captioned, tmp_path):
@@ -201,6 +205,24 @@ def test_a_lora_keeps_what_a_folder_with_captions_shows(painters, captioned, tmp
     with pytest.raises(EyeselError, match="nowhere is no folder"):
         fit_diffusion(captioned, tmp_path / "other", painters["sd1"], class_data="nowhere", **FEW)
     assert not (tmp_path / "other").exists()
+    (kept / "1_a hat").rename(kept / "1_a cap")
+    with pytest.raises(EyeselError, match="the pictures of class_data, their names"):
+        fit_diffusion(captioned, out, painters["sd1"], resume=True, class_data=str(kept), prior_weight=0.5, **settings)
+
+
+def test_what_is_to_be_kept_lies_apart_from_the_data_and_the_run(captioned, tmp_path):
+    """The base would paint among the data."""
+    before = sorted(tmp_path.rglob("*"))
+    for data, kept, out in (
+        (captioned, captioned, tmp_path / "mine"),
+        (captioned, captioned / "kept", tmp_path / "mine"),
+        (captioned, captioned.parent, tmp_path / "mine"),
+        (captioned, tmp_path / "kept", tmp_path / "kept" / "mine"),
+    ):
+        with pytest.raises(EyeselError, match=r"keep them apart|choose a place outside"):
+            check_apart(data, out, Settings(class_data=str(kept), class_prompt="a fox"))
+    check_apart(captioned, tmp_path / "kept2", Settings(class_data=str(tmp_path / "kept")))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # --- what goes wrong

@@ -22,6 +22,8 @@ from eyesel.train.diffusion.settings import Settings
         ({"placeholder": "<x>"}, "placeholder does nothing with the method lora: it is for textual-inversion"),
         ({"method": "full", "class_prompt": "a dog"}, "class_prompt does nothing .* it is for lora and dreambooth"),
         ({"class_data": "y", "class_pictures": 20}, "class_pictures needs class_prompt"),
+        ({"class_prompt": " "}, "class_prompt is empty"),
+        ({"instance_prompt": ""}, "instance_prompt is empty"),
         ({"prior_weight": 0.5}, "prior_weight needs class_prompt or class_data"),
         ({"method": "textual-inversion", "initializer": "toy"}, "needs placeholder"),
         ({"method": "textual-inversion", "placeholder": "<x>"}, "needs initializer"),

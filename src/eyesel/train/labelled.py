@@ -65,7 +65,7 @@ def read_labelled(
                 f"{path} is no data set: give a folder of pictures, a Parquet file or a name of the hub."
             )
         return _of_parquet([path], image_column, label_column)
-    if str(data).count("/") != 1 or str(data).startswith((".", "/", "~")):
+    if str(data).count("/") != 1 or str(data).startswith((".", "/", "~")) or str(data).endswith("/"):
         raise SettingError(f"{data} does not exist: check the path.")
     return _of_hub(str(data), image_column, label_column, offline)
 

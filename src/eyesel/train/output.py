@@ -33,6 +33,7 @@ _FREE = (
 # Settings that are fingerprints.
 _SEEN = {
     "pictures": "the pictures, their names or what is said of them are",
+    "kept": "the pictures of class_data, their names or what is said of them are",
     "weights": "the weights of the base are",
 }
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
@@ -97,9 +98,18 @@ class Output:
             return "there is no checkpoint yet, so --resume begins anew"
         return f"the last good checkpoint is {last}, from which --resume goes on"
 
+    def promise(self, name: str, value: str) -> None:
+        """One more thing that a run which goes on must have been begun with, known only now: one of `_SEEN`."""
+        before = read_record(self.folder).get(name)
+        if self.checkpoint is not None and before not in (None, value):
+            raise _other(name, self.folder)
+        self._record = {**self._record, name: value}
+        if before != value and PartialState().is_main_process:
+            _write_record(self.folder, self._record)
+
     def finish(self) -> None:
         """Say that the run is done; to be called last."""
-        write_json(self.folder / RECORD, {**self._record, "finished": True})
+        _write_record(self.folder, {**self._record, "finished": True})
         self.finished = True
 
 
@@ -122,6 +132,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise OutputError(f"{folder / RECORD} cannot be read ({error}): choose another folder.") from None
 
 
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """As a whole, whenever the run is killed."""
+    new = folder / f"{RECORD}.tmp"
+    write_json(new, record)
+    new.replace(folder / RECORD)
+
+
 def _prepare(folder: Path, record: Mapping[str, Any], resume: bool, force: bool) -> bool:
     """Make the folder ready; True if the run in it is finished."""
     there = read_record(folder) if folder.is_dir() else {}
@@ -139,7 +156,7 @@ def _prepare(folder: Path, record: Mapping[str, Any], resume: bool, force: bool)
         if there:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECORD, record)
+        _write_record(folder, record)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror or error}): choose another place.") from None
     return False
@@ -163,14 +180,17 @@ def _check_same(folder: Path, there: Mapping[str, Any], record: Mapping[str, Any
             if before.get(name) == now.get(name):
                 continue
             if name in _SEEN:
-                raise SettingError(
-                    f"{_SEEN[name]} not those that the run in {folder} was begun with: bring them back, or begin anew "
-                    "(--force)."
-                )
+                raise _other(name, folder)
             raise SettingError(
                 f"the run in {folder} was begun with {name} {before.get(name)!r}, not {now.get(name)!r}: go on "
                 "with the same settings, or begin anew (--force)."
             )
+
+
+def _other(name: str, folder: Path) -> SettingError:
+    return SettingError(
+        f"{_SEEN[name]} not those that the run in {folder} was begun with: bring them back, or begin anew (--force)."
+    )
 
 
 def _fixed(args: TrainingArguments) -> dict[str, Any]:

@@ -29,6 +29,10 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], measures: Mapp
     for axis, (name, title) in zip(axes[1:], measures.items(), strict=True):
         _curve(axis, history, name, title, _ORANGE)
         axis.set(title=title, xlabel="step")
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, 0), min(high, 1))
+        for line in axis.lines:
+            line.set_clip_on(False)  # a point at 100 % is whole
         axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
     for axis in axes:
         axis.set_xlim(left=0)

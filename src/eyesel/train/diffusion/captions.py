@@ -35,13 +35,18 @@ class Sample:
 
 
 def read_samples(
-    data: str | Path, column: str | None = None, prompt: str | None = None, needed: bool = True, strict: bool = False
+    data: str | Path,
+    column: str | None = None,
+    prompt: str | None = None,
+    needed: bool = True,
+    strict: bool = False,
+    setting: str = "instance_prompt",
 ) -> tuple[list[Sample], list[str]]:
     """The pictures below a folder, its training split where it has splits, and what else should be known.
 
-    `column` is that of the captions in the metadata; `prompt` stands for all captions. Unless captions are `needed`,
-    pictures without any have None. Those without one are else left out and named, or, with `strict`, an error.
-    Raises `ImageError`.
+    `column` is that of the captions in the metadata; `prompt` stands for all captions, and `setting` is its name where
+    it is asked for. Unless captions are `needed`, pictures without any have None. Those without one are else left out
+    and named, or, with `strict`, an error. Raises `ImageError`.
     """
     folder = Path(data).expanduser()
     if not folder.is_dir():
@@ -67,7 +72,7 @@ def read_samples(
             missing.append(str(path.relative_to(folder)))
         else:
             samples.append(Sample(path, caption, repeats))
-    return samples, [*notes, *_missing(folder, missing, samples, metadata, strict)]
+    return samples, [*notes, *_missing(folder, missing, samples, metadata, strict, setting)]
 
 
 def _folder_name(path: Path, root: Path) -> tuple[int, str | None]:
@@ -101,13 +106,18 @@ def _beside(path: Path) -> str | None:
 
 
 def _missing(
-    folder: Path, missing: Sequence[str], samples: Sequence[Sample], metadata: Mapping[Path, Any], strict: bool
+    folder: Path,
+    missing: Sequence[str],
+    samples: Sequence[Sample],
+    metadata: Mapping[Path, Any],
+    strict: bool,
+    setting: str,
 ) -> list[str]:
     """Pictures without captions, and captions without pictures: notes about them, or an error."""
     absent = [path.name for path in metadata if not path.is_file()]
     where = (
         "a line in metadata.jsonl, a .txt file of the same name, a folder that says what they show, or one "
-        "instance_prompt for all"
+        f"{setting} for all"
     )
     if missing and (strict or not samples):
         raise ImageError(

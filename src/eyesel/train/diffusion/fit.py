@@ -20,7 +20,7 @@ from eyesel.train.diffusion.captions import Sample, read_samples
 from eyesel.train.diffusion.dataset import Drawing, Drawn, collate
 from eyesel.train.diffusion.encode import encoded, encoded_texts
 from eyesel.train.diffusion.methods import new_word, noise_schedule, painting, prepare
-from eyesel.train.diffusion.prior import balanced, captioned_samples, class_samples
+from eyesel.train.diffusion.prior import balanced, captioned_samples, check_apart, class_samples
 from eyesel.train.diffusion.samples import Samples
 from eyesel.train.diffusion.settings import NAMES, Settings
 from eyesel.train.diffusion.texts import TEMPLATES, Reader, Wording
@@ -117,6 +117,7 @@ def train_diffusion(
                 f"{name} does nothing here, where a validation loss would say little: leave it out, and look at what "
                 "validation_prompt paints."
             )
+    check_apart(data, str(args.output_dir), settings)
     painter = load_base(base, settings, device=str(args.device), precision="float32")
     buckets = buckets_for(painter, settings)
     check(painter, settings)
@@ -133,6 +134,7 @@ def train_diffusion(
         "base": base,
         "weights": fingerprint(models),
         "pictures": seen(pictures.sources, ((each.caption, each.repeats) for each in told)),
+        **({"kept": seen([each.path for each in prior], ((e.caption, e.repeats) for e in prior))} if prior else {}),
         **settings.record(),
     }
     reads = [data, base, settings.class_data, settings.cache, settings.vae]
@@ -160,6 +162,8 @@ def _run(
         folder = begun.folder / CLASS_FOLDER if settings.class_data is None else Path(settings.class_data).expanduser()
         with PartialState().main_process_first():
             prior = class_samples(painter, folder, settings.class_prompt, settings.class_pictures, buckets.resolution)
+        if settings.class_data is not None:
+            begun.promise("kept", seen([each.path for each in prior], [settings.class_prompt] * len(prior)))
     if prior:
         painted, prior, skipped = opened_samples(prior, settings.strict)
         if first:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from eyesel.errors import OutputError
+from eyesel.errors import OutputError, SettingError
 from eyesel.images import find_images
 from eyesel.stable_diffusion import StableDiffusion
 from eyesel.train.diffusion.captions import Sample, read_samples
@@ -17,11 +17,27 @@ from eyesel.train.diffusion.settings import Settings
 from eyesel.train.folders import holds_pictures
 
 
+def check_apart(data: str | Path, output: str | Path, settings: Settings) -> None:
+    """What the base paints into `class_data`, or a run into its output, does not become data by the way."""
+    if settings.class_data is None:
+        return
+    kept, own = (Path(each).expanduser().resolve() for each in (settings.class_data, data))
+    if kept.is_relative_to(own) or own.is_relative_to(kept):
+        raise SettingError(
+            f"class_data {settings.class_data} and the pictures in {data} are one folder, or one lies in the other: "
+            "keep them apart."
+        )
+    if Path(output).expanduser().resolve().is_relative_to(kept):
+        raise OutputError(f"{output} lies among the pictures of {settings.class_data}: choose a place outside.")
+
+
 def captioned_samples(settings: Settings) -> tuple[list[Sample], list[str]]:
     """The pictures of `class_data` under captions of their own, where there is no one prompt for all; and notes."""
     if settings.class_data is None or settings.class_prompt:
         return [], []
-    samples, notes = read_samples(settings.class_data, settings.caption_column, strict=settings.strict)
+    samples, notes = read_samples(
+        settings.class_data, settings.caption_column, strict=settings.strict, setting="class_prompt"
+    )
     return [replace(sample, prior=True) for sample in samples], notes
 
 

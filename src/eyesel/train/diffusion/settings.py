@@ -103,6 +103,10 @@ class Settings:
         ):
             if value not in choices:
                 raise SettingError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        for name in ("instance_prompt", "class_prompt"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise SettingError(f"{name} is empty: say what the pictures show, or leave it out.")
         for name, most in _COUNTS.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):

@@ -145,6 +145,8 @@ class Outcome:
         own = {each.name: own[each.name] for each in fields(settings) if own[each.name] != each.default}
         length = "max_steps" if self.args.max_steps > 0 else "num_train_epochs"
         shown = {each: getattr(self.args, each) for each in (length, *_SHOWN)}
+        kept = sum(sample.prior for sample in self.samples)
+        beside = f", beside {kept} of what is to be kept" if kept else ""
         prompts = "".join(f"\n- {prompt}" for prompt in settings.validation_prompt)
         kind = {"lora": ["lora"], "textual-inversion": ["textual_inversion"], "dreambooth": ["dreambooth"]}
         of_the_hub = self.base.count("/") == 1 and not Path(self.base).exists()
@@ -161,8 +163,8 @@ class Outcome:
             },
             {
                 "Samples": f"![samples]({SHEET})\n{prompts}" if settings.validation_prompt else "",
-                "Training": f"{len(self.samples)} pictures, method {settings.method}: {METHODS[settings.method]}, on "
-                f"the base `{self.base}`.\n\n![loss](curves.png)\n\n"
+                "Training": f"{len(self.samples) - kept} pictures{beside}, method {settings.method}: "
+                f"{METHODS[settings.method]}, on the base `{self.base}`.\n\n![loss](curves.png)\n\n"
                 + table(("setting", "value"), ((k, _plain(v)) for k, v in {**shown, **own}.items())),
                 "Results": table(("measure", "value"), self.results.items()),
                 "Use": f"```python\nimport eyesel\n\n{self._use(name)}\n```",
