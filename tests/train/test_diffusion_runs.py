@@ -49,6 +49,8 @@ def test_lora_opens_in_both_spellings_and_in_diffusers(painters, captioned, tmp_
         assert json.loads(told["ss_dataset_dirs"]) == {captioned.name: {"n_repeats": 1, "img_count": 4}}
         buckets = json.loads(told["ss_bucket_info"])["buckets"].values()
         assert sum(bucket["count"] for bucket in buckets) == 4
+        with pytest.raises(EyeselError, match="This is a LoRA, which goes beside a model as --lora"):
+            StableDiffusion.load(out)
         for file in ("pytorch_lora_weights.safetensors", f"{family}.safetensors"):
             pipeline = diffusers.DiffusionPipeline.from_pretrained(base)
             pipeline.load_lora_weights(out, weight_name=file)

@@ -15,6 +15,7 @@ from eyesel.weights import clip_format, diffusers_format
 from eyesel.weights.families import REFINER, SD1, SD2, SDXL, Family, Prediction
 from eyesel.weights.files import find_weights, open_tensors, read_json, read_tensor_metadata
 from eyesel.weights.load import StoredModel, renamed, shapes_of
+from eyesel.weights.lora_file import is_lora_folder
 from eyesel.weights.painter import WANTED, Options, StoredPainter, open_autoencoder, refuse
 from eyesel.weights.recognise import family_of_config
 from eyesel.weights.save import save_tensors, write_json
@@ -52,6 +53,8 @@ def recommended(path: Path) -> Recommended:
 def open_folder(path: Path, options: Options) -> StoredPainter:
     if not (path / "model_index.json").is_file():
         alone = family_of_config(read_json(path / "config.json")) if (path / "config.json").is_file() else None
+        if is_lora_folder(path):
+            alone = "a LoRA, which goes beside a model as --lora"
         raise refuse(path, alone, WANTED)
     index = read_json(path / "model_index.json")
     if str(index.get("_class_name")) not in _PIPELINES:
