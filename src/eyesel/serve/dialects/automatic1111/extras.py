@@ -23,7 +23,7 @@ from eyesel.infotext.rows import UPSCALERS
 from eyesel.serve.access import client_of
 from eyesel.serve.dialects.automatic1111.fields import Asked
 from eyesel.serve.dialects.automatic1111.options import FORMATS, Clients, Options
-from eyesel.serve.dialects.automatic1111.sent import refuse_files, sent
+from eyesel.serve.dialects.automatic1111.sent import OnePicture, one_picture
 from eyesel.serve.dialects.described import AS_JSON, PICTURE, described
 from eyesel.serve.dialects.parameters import Number, Said, Whole, understood
 from eyesel.serve.dialects.pictures import FORMATS as PILLOW
@@ -59,8 +59,8 @@ class Extras(Asked):
     override_settings_restore_afterwards: bool | None = True
 
 
-class SingleImage(Extras):
-    image: str | None = None
+class SingleImage(Extras, OnePicture):
+    pass
 
 
 class NamedImage(Said):
@@ -152,12 +152,7 @@ def add_extras(routes: APIRouter, engine: Engine, options: ServerOptions, client
         SingleImage,
     ))  # fmt: skip
     async def single(request: Request) -> JSONResponse:
-        body = await read_body(request)
-        asked = understood(SingleImage, body.fields, 422)
-        source = sent(body, "image", [asked.image])
-        refuse_files(body)
-        if source is None:
-            raise ApiError(404, "Image not found: give one in image.", "image", "missing_parameter")
+        source, asked = await one_picture(request, SingleImage)
         (image,) = await made(request, asked, [source], "image")
         return JSONResponse({"html_info": html_info(asked), "image": image})
 

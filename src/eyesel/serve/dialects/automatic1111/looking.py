@@ -9,7 +9,6 @@ them, their brackets written so that a prompt takes them for text. With `interro
 
 import asyncio
 import re
-from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -17,29 +16,20 @@ from fastapi.responses import JSONResponse
 from eyesel.classifier import Prediction
 from eyesel.serve.access import client_of
 from eyesel.serve.dialects.automatic1111 import answers
-from eyesel.serve.dialects.automatic1111.fields import Asked
 from eyesel.serve.dialects.automatic1111.options import Clients, Options
-from eyesel.serve.dialects.automatic1111.sent import refuse_files, sent
+from eyesel.serve.dialects.automatic1111.sent import OnePicture, P, one_picture
 from eyesel.serve.dialects.described import AS_JSON, PICTURE, described
-from eyesel.serve.dialects.parameters import Whole, understood
+from eyesel.serve.dialects.parameters import Whole
 from eyesel.serve.dialects.pictures import texts_of
 from eyesel.serve.engine import Engine
-from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import picture_bytes, read_body
+from eyesel.serve.intake import picture_bytes
 from eyesel.serve.options import ServerOptions
 
 ALIASES = ("clip", "deepdanbooru")
 MOST_TAGS = 100
 
 
-class Looked(Asked):
-    image: str | None = None
-
-
-L = TypeVar("L", bound=Looked)
-
-
-class Interrogation(Looked):
+class Interrogation(OnePicture):
     model: str = "clip"
     width: Whole | None = None  # of the picture, as a plugin of Krita says
     height: Whole | None = None
@@ -58,19 +48,14 @@ def add_looking(routes: APIRouter, engine: Engine, options: ServerOptions, clien
         return JSONResponse({"caption": caption(found[0], clients.options(client))})
 
     @routes.post("/png-info", **described(
-        "How a picture was painted.", AS_JSON + f"""-d '{{"image": {PICTURE}}}' HOST/sdapi/v1/png-info""", Looked
+        "How a picture was painted.", AS_JSON + f"""-d '{{"image": {PICTURE}}}' HOST/sdapi/v1/png-info""", OnePicture
     ))  # fmt: skip
     async def png_info(request: Request) -> JSONResponse:
-        data, _ = await looked_at(request, Looked)
+        data, _ = await looked_at(request, OnePicture)
         return JSONResponse(answers.picture_info(await asyncio.to_thread(texts_of, data)))
 
-    async def looked_at(request: Request, kind: type[L]) -> tuple[bytes, L]:
-        body = await read_body(request)
-        asked = understood(kind, body.fields, 422)
-        source = sent(body, "image", [asked.image])
-        refuse_files(body)
-        if source is None:
-            raise ApiError(404, "Image not found: give one in image.", "image", "missing_parameter")
+    async def looked_at(request: Request, kind: type[P]) -> tuple[bytes, P]:
+        source, asked = await one_picture(request, kind)
         return await picture_bytes(source, options), asked
 
 

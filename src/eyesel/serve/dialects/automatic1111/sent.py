@@ -1,10 +1,32 @@
 """The pictures of a request: as files, or in base64 among its fields."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from fastapi import Request
+
+from eyesel.serve.dialects.automatic1111.fields import Asked
+from eyesel.serve.dialects.parameters import understood
 from eyesel.serve.errors import ApiError
-from eyesel.serve.intake import Body
+from eyesel.serve.intake import Body, read_body
+
+
+class OnePicture(Asked):
+    image: str | None = None
+
+
+P = TypeVar("P", bound=OnePicture)
+
+
+async def one_picture(request: Request, kind: type[P]) -> tuple[Any, P]:
+    """The picture that a request is about, and what it says; 404 without one, as in the program."""
+    body = await read_body(request)
+    asked = understood(kind, body.fields, 422)
+    source = sent(body, "image", [asked.image])
+    refuse_files(body)
+    if source is None:
+        raise ApiError(404, "Image not found: give one in image.", "image", "missing_parameter")
+    return source, asked
 
 
 def sent(body: Body, field: str, said: Sequence[str | None] = ()) -> Any:
